@@ -1,0 +1,65 @@
+"""Builds the few objects whose class is itself the choice (`_target_`), from listed packages only.
+
+A configuration file is data: a target outside these packages, or of another kind than the slot holds, is refused
+before anything is imported. Nothing else in a configuration can name code.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from tunelab.errors import ConfigError, first_line
+from tunelab.suggesting import did_you_mean
+
+T = TypeVar("T")
+
+ALLOWED_MODULES = {
+    "peft": ("peft",),
+    "optim.optimizer": ("torch.optim", "bitsandbytes.optim"),
+    "logger": ("pytorch_lightning.loggers",),
+}
+
+
+def resolve_target(target: str, slot: str, kind: type[T]) -> type[T]:
+    """Return the class `target` names for `slot`.
+
+    Raises:
+        ConfigError: the target is not `<listed module>.<Class>`, does not exist, or is no `kind`.
+    """
+    allowed = ALLOWED_MODULES[slot]
+    module_name, _, class_name = target.rpartition(".")
+    if module_name not in allowed or not class_name.isidentifier():
+        raise ConfigError(
+            f"{slot}._target_: expected a class of {' or '.join(allowed)}, found {target!r}; "
+            f"set {slot}._target_={allowed[0]}.<Class>."
+        )
+    module = importlib.import_module(module_name)
+    found = getattr(module, class_name, None)
+    if not (inspect.isclass(found) and issubclass(found, kind) and not inspect.isabstract(found)):
+        known = [n for n in dir(module) if inspect.isclass(c := getattr(module, n, None)) and issubclass(c, kind)]
+        hint = did_you_mean(class_name, known)
+        raise ConfigError(f"{slot}._target_: {target!r} is no {kind.__name__} of {module_name}{hint}.")
+    return found
+
+
+def build_component(node: Mapping[str, Any], slot: str, kind: type[T], *args: Any, **extra: Any) -> T:
+    """Call the class that `node["_target_"]` names with the other keys of `node`, after `args` and `extra`.
+
+    Raises:
+        ConfigError: the target is refused, or one of the keys is no argument of the class.
+    """
+    cls = resolve_target(str(node.get("_target_")), slot, kind)
+    given = {key: value for key, value in node.items() if key != "_target_"}
+    parameters = inspect.signature(cls).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in given:
+        if key not in parameters and not open_ended:
+            hint = did_you_mean(key, list(parameters))
+            raise ConfigError(f"{slot}.{key}: {cls.__name__} has no such argument{hint or '; remove it.'}")
+    try:
+        return cls(*args, **extra, **given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{slot}: {cls.__name__} refused its arguments: {first_line(error)}.") from error
+    except ImportError as error:
+        raise ConfigError(f"{slot}: {cls.__name__} needs a package that is missing: {first_line(error)}.") from error

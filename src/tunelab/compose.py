@@ -1,0 +1,183 @@
+"""The Hydra seam: schemas in, a typed plain config out; the only module that knows hydra and omegaconf."""
+
+import dataclasses
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tunelab.config import EvaluateConfig, RunConfig, Section, forget_reads, to_plain
+from tunelab.errors import ConfigError, TunelabError
+from tunelab.suggesting import explain_unknown_key
+
+ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig)
+
+# Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.
+SAVED_HEADER = """\
+defaults:
+  - run_schema
+  - override hydra/hydra_logging: none
+  - override hydra/job_logging: none
+  - _self_
+hydra:
+  run: {dir: .}
+  sweep: {dir: "${output_dir}/sweeps/${now:%Y-%m-%d}_${now:%H-%M-%S}", subdir: .}
+  output_subdir: null
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """How the command was called: the overrides as typed, and the sweep folder when it is one job of a sweep."""
+
+    overrides: tuple[str, ...]
+    sweep_dir: Path | None
+
+
+def command(
+    config_name: str, schema: type[ConfigT]
+) -> Callable[[Callable[[ConfigT, Invocation], float | None]], Callable[[], None]]:
+    """Make a Hydra command of a function of (config, invocation).
+
+    Errors a user can mend are printed as one sentence and end the process with exit code 1.
+    """
+
+    def decorate(task: Callable[[ConfigT, Invocation], float | None]) -> Callable[[], None]:
+        def on_composed(node: DictConfig) -> float | None:
+            invocation = _invocation()
+            try:
+                return task(to_config(node, schema), invocation)
+            except TunelabError as error:
+                if invocation.sweep_dir is not None:
+                    raise  # the sweep goes on with its other jobs
+                _exit(str(error))
+
+        def run() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
+            ConfigStore.instance().store(name="run_schema", node=RunConfig)
+            ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+            try:
+                sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
+                folder = str(Path(sys.argv[0]).resolve().parent / "conf")
+                hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(on_composed)()
+            except TunelabError as error:
+                _exit(str(error))
+            except (HydraException, OmegaConfBaseException) as error:
+                _exit(explain_hydra_error(error, schema))
+
+        return run
+
+    return decorate
+
+
+def to_config(node: DictConfig, schema: type[ConfigT]) -> ConfigT:
+    """Turn a composed node into plain dataclasses.
+
+    Raises:
+        ConfigError: a required value is missing, or a rule of the schema is broken.
+    """
+    missing = sorted(OmegaConf.missing_keys(node))
+    if missing:
+        raise ConfigError(f"{missing[0]}: expected a value, found none; set {missing[0]}=<value>.")
+    config = OmegaConf.to_object(node)
+    assert isinstance(config, schema)
+    forget_reads(config)  # building the tree read its values; from here on reading means using
+    return config
+
+
+def load_config(path: Path) -> RunConfig:
+    """Read the `config.yaml` of a run folder back, type-checked against the schema.
+
+    Raises:
+        ConfigError: there is no such file, or it does not fit the schema.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected the config.yaml of a run folder, found no such file.")
+    try:
+        saved = OmegaConf.load(path)
+        assert isinstance(saved, DictConfig)
+        own = OmegaConf.masked_copy(saved, [str(k) for k in saved if k not in ("defaults", "hydra")])
+        return to_config(typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunConfig), own)), RunConfig)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
+
+
+def dump_config(config: RunConfig) -> str:
+    """The YAML text of a complete, resolved config, ready to be run again."""
+    return SAVED_HEADER + OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def prepare_arguments(arguments: list[str], schema: type[Section]) -> list[str]:
+    """Check the override keys of a command line before Hydra sees them, and open the dictionaries to new keys.
+
+    `peft.use_dora=true` is allowed although `peft/lora.yaml` does not list it: the class that gets it decides.
+
+    Raises:
+        ConfigError: a key exists in no section; the message names the closest, or the familiar name's translation.
+    """
+    known, open_ended = dict(_walk(schema)), [key for key, is_open in _walk(schema) if is_open]
+    prepared: list[str] = []
+    for index, argument in enumerate(arguments):
+        if index and arguments[index - 1] in ("--config-path", "-cp", "--config-dir", "-cd"):
+            argument = str(Path(argument).resolve())
+        elif "=" in argument and not argument.startswith("-"):
+            argument = _checked(argument, known, open_ended)
+        prepared.append(argument)
+    return prepared
+
+
+def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
+    """One sentence for what Hydra or OmegaConf raised, with the full key and a suggestion where there is one."""
+    while error.__cause__ is not None and isinstance(error.__cause__, (HydraException, OmegaConfBaseException)):
+        error = error.__cause__
+    key = str(getattr(error, "full_key", "") or "")
+    if key and type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
+        return explain_unknown_key(key, [name for name, _ in _walk(schema)])
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type"))]
+    sentence = " ".join(lines).split(" Config search path:")[0]
+    return f"{key}: {sentence}" if key and key not in sentence else sentence
+
+
+def _checked(argument: str, known: dict[str, bool], open_ended: list[str]) -> str:
+    key = argument.partition("=")[0].lstrip("+~").partition("@")[0]
+    if key.startswith("hydra") or "/" in key or key in known or key == "experiment":
+        return argument
+    if any(key.startswith(f"{name}.") for name in open_ended):
+        return argument if argument[0] in "+~" else f"++{argument}"
+    raise ConfigError(explain_unknown_key(key, known))
+
+
+def _walk(schema: type[Any], prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Yield every key of a schema with whether it is an open dictionary."""
+    hints = typing.get_type_hints(schema)
+    for item in dataclasses.fields(schema):
+        kind = hints[item.name]
+        yield f"{prefix}{item.name}", typing.get_origin(kind) is dict
+        if dataclasses.is_dataclass(kind):
+            yield from _walk(typing.cast(type[Any], kind), f"{prefix}{item.name}.")
+
+
+def _invocation() -> Invocation:
+    state = HydraConfig.get()
+    sweeping = state.mode is RunMode.MULTIRUN
+    return Invocation(
+        overrides=tuple(state.overrides.task),
+        sweep_dir=Path(state.sweep.dir) if sweeping else None,
+    )
+
+
+def _exit(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,165 @@
+"""The greedy decoding loop of one batch of prompts, over a cache that is reserved once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+# Dropping finished rows copies the cache, so it waits until a fifth of the rows is done.
+COMPACT_BELOW = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote after a prompt: neither the prompt, nor the end token, nor anything after it.
+
+    `finished` is True where the model ended by itself, False where it ran out of new tokens or positions.
+    """
+
+    token_ids: list[int]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt: its place in the input, its tokens, and how many new tokens it may have."""
+
+    index: int
+    prompt_ids: list[int]
+    num_new_tokens: int
+
+
+class ReservedLayer(DynamicLayer):
+    """A cache layer that writes into room reserved at the first use.
+
+    transformers' own layer concatenates, which allocates and copies the whole cache at every token: most of
+    the time of a small model.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
+        self._capacity = capacity
+        self._rooms: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add (rows, heads, new positions, head size) of keys and values; return all so far, as views."""
+        states = (key_states, value_states)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._rooms = [s.new_empty((*s.shape[:-2], self._capacity, s.shape[-1])) for s in states]
+        first = self.get_seq_length()
+        last = first + key_states.shape[-2]
+        for room, new in zip(self._rooms, states, strict=True):
+            room[..., first:last, :] = new
+        self.keys, self.values = (room[..., :last, :] for room in self._rooms)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep the rows `indices` only."""
+        length = self.get_seq_length()
+        self._rooms = [room[indices] for room in self._rooms]
+        self.keys, self.values = (room[..., :length, :] for room in self._rooms)
+
+
+def decode(
+    model: torch.nn.Module,
+    causal_lm: PreTrainedModel,
+    batch: Sequence[Request],
+    ends: Sequence[int],
+    pad: int,
+) -> list[Completion]:
+    """Complete the prompts of one batch, in its order. `causal_lm`: the transformers model inside `model`."""
+    state = _State(causal_lm, batch, pad)
+    end_tokens = torch.tensor(list(ends), device=causal_lm.device)
+    for _ in range(max(request.num_new_tokens for request in batch)):
+        if not state.accept(_next_tokens(model, state), end_tokens):
+            break
+    rows = cast(list[list[int]], state.written.tolist())  # pyright: ignore[reportUnknownMemberType]
+    return [_completion(row[: r.num_new_tokens], ends) for row, r in zip(rows, batch, strict=True)]
+
+
+class _State:
+    """What the next forward pass needs, and what has been written; rows that are done leave it in groups."""
+
+    def __init__(self, causal_lm: PreTrainedModel, batch: Sequence[Request], pad: int) -> None:
+        device = causal_lm.device
+        num_rows, num_new = len(batch), max(request.num_new_tokens for request in batch)
+        self.input_ids, prompt_mask = _left_padded(batch, pad, device)
+        self.num_seen, self.num_written = self.input_ids.shape[1], 0
+        # The whole mask at once: each pass takes the columns so far.
+        self.mask = torch.cat([prompt_mask, prompt_mask.new_ones(num_rows, num_new)], dim=1)
+        self.positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
+        self.written = torch.full((num_rows, num_new), pad, device=device)
+        self.rows = torch.arange(num_rows, device=device)
+        self.limits = torch.tensor([request.num_new_tokens for request in batch], device=device)
+        self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
+        self.last_position = max(len(request.prompt_ids) + request.num_new_tokens for request in batch) - 1
+        self.cache = _reserved_cache(causal_lm, self.num_seen + num_new)
+
+    def accept(self, tokens: torch.Tensor, end_tokens: torch.Tensor) -> bool:
+        """Write the next token of each row, (rows,), and prepare another pass; False where all are done."""
+        self.written[self.rows, self.num_written] = tokens
+        self.num_written += 1
+        self.active &= ~torch.isin(tokens, end_tokens) & (self.limits > self.num_written)
+        num_active = int(self.active.sum())
+        # A finished row that is still here must not ask for a position beyond the model's table.
+        self.positions = (self.positions[:, -1:] + 1).clamp(max=self.last_position)
+        self.input_ids = tokens[:, None]
+        if 0 < num_active <= COMPACT_BELOW * len(tokens):
+            self._keep(self.active.nonzero().squeeze(1))
+        return num_active > 0
+
+    def _keep(self, kept: torch.Tensor) -> None:
+        # Recurrent layers of other architectures have no such operation; their finished rows stay.
+        if not all(isinstance(layer, DynamicLayer) for layer in self.cache.layers):
+            return
+        self.cache.batch_select_indices(kept)
+        self.input_ids, self.positions, self.mask = (
+            self.input_ids[kept],
+            self.positions[kept],
+            self.mask[kept],
+        )
+        self.rows, self.limits, self.active = self.rows[kept], self.limits[kept], self.active[kept]
+
+
+def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
+    """One forward pass: the most likely next token of each row, (rows,) int64."""
+    output = model(
+        input_ids=state.input_ids,
+        attention_mask=state.mask[:, : state.num_seen + state.num_written],
+        position_ids=state.positions,
+        past_key_values=state.cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1].argmax(-1)
+
+
+def _reserved_cache(causal_lm: PreTrainedModel, capacity: int) -> DynamicCache:
+    """The cache transformers would make for this model, its plain layers replaced by reserved ones."""
+    cache = DynamicCache(config=causal_lm.config)
+    cache.layers = [
+        ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
+    return cache
+
+
+def _left_padded(
+    batch: Sequence[Request], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both (rows, longest prompt) int64."""
+    width = max(len(request.prompt_ids) for request in batch)
+    ids = [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in batch]
+    mask = [[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in batch]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _completion(tokens: list[int], ends: Sequence[int]) -> Completion:
+    """Cut at the first end token."""
+    end = next((place for place, token in enumerate(tokens) if token in ends), None)
+    return Completion(tokens[:end], finished=end is not None)

@@ -1,0 +1,127 @@
+"""Greedy completions of many prompts at once: the same for every prompt whatever batch it is in."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from tunelab.errors import DataError, ModelError
+from tunelab.evaluation.decoding import Completion, Request, decode
+from tunelab.model.attention import DENSE, VARLEN, attention_implementation
+
+__all__ = ["Completion", "generate", "inference"]
+
+
+def generate(
+    model: torch.nn.Module,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_tokens: int,
+    end_token_ids: Sequence[int],
+    pad_token_id: int,
+) -> list[Completion]:
+    """Complete each prompt greedily (always the most likely token, nothing else applied), in input order.
+
+    Prompts of like length share a batch, left-padded, of at most `batch_tokens` positions ((longest prompt +
+    max_new_tokens) x rows; a single prompt may exceed it). Out of memory: the batch is halved and repeated. A
+    prompt of n tokens gets min(max_new_tokens, max_position_embeddings - n) new tokens, so that no position
+    is beyond those the model has. `model`: a transformers causal LM, or a PeftModel of one. It is in eval
+    mode meanwhile, and as before afterwards.
+
+    Raises DataError for a prompt without tokens or one that leaves no position free, ModelError for a model
+    that this loop cannot decode.
+    """
+    causal_lm = _causal_lm(model)
+    requests = _requests(prompts, max_new_tokens, _max_positions(causal_lm))
+    completions: dict[int, Completion] = {}
+    with inference(model), _dense_attention(causal_lm):
+        for batch in _batches(requests, max_new_tokens, batch_tokens):
+            decoded = _decode_or_halve(model, causal_lm, batch, end_token_ids, pad_token_id)
+            completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
+    return [completions[index] for index in range(len(prompts))]
+
+
+@contextmanager
+def inference(model: torch.nn.Module) -> Generator[None]:
+    """Eval mode without gradients; on leaving, every module is in the mode it was in, one by one."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
+    """Variable-length attention knows neither padding nor a cache, so a model that has it decodes without."""
+    has_varlen = causal_lm.config._attn_implementation == VARLEN  # pyright: ignore[reportPrivateUsage]
+    return attention_implementation(causal_lm, DENSE) if has_varlen else nullcontext()
+
+
+def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
+    """The transformers model inside `model`."""
+    # Virtual tokens would be put in front again at every step.
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise ModelError(
+            "generation: expected an adapter inside the model's layers, found one of virtual tokens; "
+            "set evaluation.generate=false."
+        )
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise ModelError(f"generation: expected a transformers causal LM, found {type(model).__name__}.")
+
+
+def _max_positions(causal_lm: PreTrainedModel) -> int | None:
+    """Positions the model has, prompt and completion together; None where its architecture sets no limit."""
+    config: Any = causal_lm.config
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _requests(prompts: Sequence[list[int]], max_new_tokens: int, max_positions: int | None) -> list[Request]:
+    """Give each prompt its number of new tokens, or refuse it."""
+    requests: list[Request] = []
+    for index, prompt_ids in enumerate(prompts):
+        if not prompt_ids:
+            raise DataError(
+                f"generation: expected at least 1 token, found none in prompt number {index + 1}."
+            )
+        room = max_new_tokens if max_positions is None else max_positions - len(prompt_ids)
+        if room < 1:
+            raise DataError(
+                f"generation: expected prompts shorter than the {max_positions} positions of the model, "
+                f"found {len(prompt_ids)} tokens in prompt number {index + 1}; "
+                f"set data.max_length={max_positions} or less."
+            )
+        requests.append(Request(index, prompt_ids, min(max_new_tokens, room)))
+    return requests
+
+
+def _batches(requests: list[Request], max_new_tokens: int, batch_tokens: int) -> Iterator[list[Request]]:
+    """Longest first, so that the largest batch shows at once whether it fits."""
+    batch: list[Request] = []
+    for request in sorted(requests, key=lambda request: (-len(request.prompt_ids), request.index)):
+        if batch and (len(batch[0].prompt_ids) + max_new_tokens) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def _decode_or_halve(
+    model: torch.nn.Module, causal_lm: PreTrainedModel, batch: list[Request], ends: Sequence[int], pad: int
+) -> list[Completion]:
+    """Decode a batch; where memory runs out, its halves: a completion does not depend on its batch."""
+    try:
+        return decode(model, causal_lm, batch, ends, pad)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
+    return [done for half in halves for done in _decode_or_halve(model, causal_lm, half, ends, pad)]

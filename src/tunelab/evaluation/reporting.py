@@ -1,0 +1,150 @@
+"""What evaluation shows and keeps: the table base against tuned, sample completions, predictions.jsonl."""
+
+import json
+import os
+import tempfile
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tunelab.evaluation.evaluating import Prediction
+
+NOT_MEASURED = "–"
+# They reorder the text around them, so that a terminal shows something else than what was written.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    """One row of the table. `scale` 100 shows a fraction in per cent."""
+
+    key: str
+    label: str
+    scale: float = 1.0
+    higher_is_better: bool = True
+
+    def show(self, value: float | None) -> str:
+        return NOT_MEASURED if value is None else f"{value * self.scale:,.{self._digits}f}"
+
+    def show_delta(self, base: float | None, tuned: float | None) -> Text:
+        """The change, coloured by whether it is for the better; in per cent rows the unit is points."""
+        if base is None or tuned is None:
+            return Text(NOT_MEASURED)
+        delta = tuned - base
+        style = "" if not delta else "green" if (delta > 0) == self.higher_is_better else "red"
+        return Text(f"{delta * self.scale:+,.{self._digits}f}", style=style)
+
+    @property
+    def _digits(self) -> int:
+        return 1 if self.scale == 100 else 4
+
+
+_MEASURES = (
+    _Measure("loss", "loss (nats/token)", higher_is_better=False),
+    _Measure("perplexity", "perplexity", higher_is_better=False),
+    _Measure("token_accuracy", "token accuracy %", 100),
+    _Measure("exact_match", "exact match %", 100),
+    _Measure("json_valid", "valid JSON %", 100),
+    _Measure("finished_fraction", "ended by itself %", 100),
+    _Measure("field_f1", "field F1 % (micro)", 100),
+)
+
+
+def comparison_table(tuned: Mapping[str, float], base: Mapping[str, float] | None = None) -> Table:
+    """Base against tuned on one split, a metric a row. Without `base`: what the tuned model has, alone.
+
+    Metrics as `SplitEvaluation.metrics`. A row that neither model has is left out; a value that only one has
+    shows as `–`.
+    """
+    examples, tokens = (int(tuned.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
+    table = Table(caption=f"{examples:,} examples, {tokens:,} supervised tokens")
+    for name in ["metric", "base", "tuned", "change"] if base is not None else ["metric", "tuned"]:
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for measure in (*_MEASURES, *_field_measures({**tuned, **(base or {})})):
+        before, after = (base or {}).get(measure.key), tuned.get(measure.key)
+        if before is None and after is None:
+            continue
+        shown = [measure.show(before), measure.show(after), measure.show_delta(before, after)]
+        table.add_row(Text(measure.label), *(shown if base is not None else shown[1:2]))
+    return table
+
+
+def sample_completions(predictions: Sequence[Prediction], max_characters: int = 400) -> RenderableType:
+    """Some completions beside their references, to print on a rich console (which honours NO_COLOR).
+
+    Each text is cut to `max_characters`, a prompt at its start and the others at their end. Nothing in them
+    acts on the terminal: markup is text, control characters are shown escaped.
+    """
+    return Group(*(_sample(prediction, max_characters) for prediction in predictions))
+
+
+def printable(text: str) -> str:
+    """Escape what would act on a terminal: control characters (line breaks too) and marks of direction."""
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if character in _BIDI or unicodedata.category(character) in _UNPRINTABLE
+        else character
+        for character in text
+    )
+
+
+def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]]) -> None:
+    """Write one JSON object a line for each (example, model): `id`, `model` and the fields of `Prediction`.
+
+    `predictions`: model name ("base", "tuned") → its predictions. The models of one example follow each other
+    where all have the same examples. The file is written under a temporary name beside `path`, then renamed:
+    it is whole or as it was. OSError where the folder cannot be written.
+    """
+    lines = [(index, model, row) for model, rows in predictions.items() for index, row in enumerate(rows)]
+    lines.sort(key=lambda line: line[0])  # stable: models keep their order
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        # A lone surrogate cannot be UTF-8; written as a backslash escape it is valid JSON again.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            for _, model, row in lines:
+                fields = row.to_dict()
+                record = {"id": fields.pop("id"), "model": model, **fields}
+                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _field_measures(metrics: Mapping[str, float]) -> list[_Measure]:
+    """A row for each `field_f1/<field>`, in the order of the metrics."""
+    keys = [key for key in metrics if key.startswith("field_f1/")]
+    return [_Measure(key, f"  {printable(key.removeprefix('field_f1/'))}", 100) for key in keys]
+
+
+def _sample(prediction: Prediction, max_characters: int) -> RenderableType:
+    right = bool(prediction.scores.get("exact_match"))
+    prompt, reference, completion = (
+        printable(text) for text in (prediction.prompt, prediction.reference, prediction.completion)
+    )
+    kept = completion[:max_characters] + "…" * (len(completion) > max_characters)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row("prompt", Text("…" * (len(prompt) > max_characters) + prompt[-max_characters:], style="dim"))
+    grid.add_row("reference", Text(reference[:max_characters] + "…" * (len(reference) > max_characters)))
+    grid.add_row("completion", Text(kept or "(empty)", style="green" if right else "yellow"))
+    if not prediction.finished:
+        grid.add_row("", Text("(cut off: no end token)", style="red"))
+    return Group(grid, Text())
+
+
+def _umask() -> int:
+    """The process's mask for new files, which mkstemp does not apply (it makes them private)."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,58 @@
+"""The sums a loss is made of: added over micro-batches and devices, divided once at the end (law 2)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """What one or more forward passes say about their supervised tokens.
+
+    Three 0-d tensors on one device: `nll_sum` (float64, nats), `token_count` and `num_correct` (int64:
+    supervised tokens, and those whose most likely prediction was right). They stay tensors, so that adding
+    them up over micro-batches never waits for the device; the properties do, once.
+    """
+
+    nll_sum: torch.Tensor
+    token_count: torch.Tensor
+    num_correct: torch.Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device | str = "cpu") -> "TokenSums":
+        """The sums of no token at all: what an addition starts from."""
+        return cls(
+            nll_sum=torch.zeros((), dtype=torch.float64, device=device),
+            token_count=torch.zeros((), dtype=torch.int64, device=device),
+            num_correct=torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+    def __add__(self, other: "TokenSums") -> "TokenSums":
+        return TokenSums(
+            nll_sum=self.nll_sum + other.nll_sum,
+            token_count=self.token_count + other.token_count,
+            num_correct=self.num_correct + other.num_correct,
+        )
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log-likelihood in nats per supervised token; nan where there is none."""
+        return self._per_token(self.nll_sum)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); inf where that exceeds a float, nan where there is no supervised token."""
+        try:
+            return math.exp(self.loss)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def token_accuracy(self) -> float:
+        """Fraction of supervised tokens whose most likely prediction is right; nan where there is none."""
+        return self._per_token(self.num_correct)
+
+    def _per_token(self, total: torch.Tensor) -> float:
+        count = int(self.token_count.item())
+        return float(total.item()) / count if count else math.nan

@@ -1,0 +1,244 @@
+"""One run from configuration to result: prepare, load, measure the base, train, export, measure again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from rich.console import Console
+
+from tunelab.audit import refuse_unread_keys
+from tunelab.config import Precision, RunConfig, to_plain
+from tunelab.data.datamodule import SftDataModule
+from tunelab.data.inspecting import render_examples
+from tunelab.data.preparing import report_table
+from tunelab.embedded import locate
+from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
+from tunelab.evaluation.reporting import comparison_table, sample_completions, write_predictions
+from tunelab.measuring import Measurement, prove_shortcuts
+from tunelab.model.adapter import (
+    CausalLM,
+    adapter_disabled,
+    attach_adapter,
+    build_peft_config,
+    count_parameters,
+    skip_input_casts,
+)
+from tunelab.model.export import export_model
+from tunelab.model.loading import load_base_model
+from tunelab.preflight import Prepared, TrainingPlan, fingerprints, plan_training, prepare
+from tunelab.run import RunFolder, provenance, recorded
+from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
+from tunelab.training.callbacks import (
+    Interrupted,
+    MetricsWriter,
+    OrderlyStop,
+    QuietEarlyStopping,
+    RunCheckpoint,
+    Samples,
+    ValidateAtEnd,
+)
+from tunelab.training.checkpoint import BEST, newest_checkpoint, read_checkpoint, remove_stale
+from tunelab.training.launcher import process_rank
+from tunelab.training.loggers import build_loggers, log_result
+from tunelab.training.module import CausalLMModule
+from tunelab.training.trainer import build_trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One run under way: its configuration, its folder, and what was prepared for it."""
+
+    config: RunConfig
+    folder: RunFolder
+    prepared: Prepared
+    plan: TrainingPlan
+    console: Console
+    overrides: Sequence[str]  # as typed
+    is_main: bool  # the process that writes, of those that train
+
+
+def fine_tune(config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool = False) -> dict[str, float]:
+    """Run everything `config` asks for and leave the result in `folder`; return the final metrics.
+
+    Raises:
+        TunelabError: the run cannot be done as asked, or training diverged; summary.json says why.
+        Interrupted: a signal came; the run can be resumed.
+    """
+    is_main = process_rank() == 0
+    console = RunConsole(folder.path / "run.log", quiet=not is_main)
+    quiet_libraries()
+    with recorded(folder, config, (Interrupted,), is_main):
+        console.print(config_tree(config))
+        with folder.stage("prepare"):
+            peft_config = build_peft_config(config.peft)
+            prepared = prepare(config)
+            session = Session(config, folder, prepared, plan_training(config, prepared, peft_config), console, overrides, is_main)
+            loggers = build_loggers(config.logger, folder.path) if is_main else []
+            _show_and_save_preparation(session)
+        with folder.stage("load"):
+            model = _load_model(session)
+            measure = prove_shortcuts(config, session.prepared, model, console)
+        if is_main:
+            folder.write_json("doctor.json", measure.diagnosis.to_dict())
+        base = _measure_base(session, model, measure)
+        with folder.stage("train"):
+            best_step = _train(session, model, measure, loggers, resuming)
+        if not is_main:
+            return {}
+        return _conclude(session, model, measure, loggers, base, best_step)
+
+
+def _show_and_save_preparation(session: Session) -> None:
+    prepared, folder, console = session.prepared, session.folder, session.console
+    console.print(report_table(prepared.data.report))
+    console.print(render_examples(prepared.data.train, prepared.tokenizer))
+    plan = session.plan.steps
+    console.print(
+        f"{plan.total_steps} optimizer steps of {plan.batch_size} examples over {plan.num_examples}, "
+        f"{prepared.precision.value} on {prepared.device}"
+    )
+    if session.is_main:
+        folder.write_json("data_report.json", prepared.data.report.to_dict())
+        folder.write_json("provenance.json", provenance(session.overrides, fingerprints(session.config, prepared)))
+
+
+def _load_model(session: Session) -> CausalLM:
+    config, prepared = session.config, session.prepared
+    base = load_base_model(config.model, prepared.device)
+    if config.trainer.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    model = attach_adapter(base, session.plan.peft_config, config.seed)
+    if prepared.precision is not Precision.fp32:
+        skip_input_casts(model)
+    count = count_parameters(model)
+    session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
+    session.folder.summary.facts |= {"trainable_parameters": count.trainable, "total_parameters": count.total}
+    return model
+
+
+def _measure_base(session: Session, model: CausalLM, measure: Measurement) -> SplitEvaluation | None:
+    examples = session.prepared.data.test
+    if not (session.config.evaluation.base and session.is_main and examples):
+        return None
+    with session.folder.stage("evaluate_base"), session.console.status("measuring the base model"):
+        with adapter_disabled(model):
+            base = measure(model, examples)
+    session.folder.summary.metrics |= {f"base/test/{key}": value for key, value in base.metrics.items()}
+    return base
+
+
+def _train(
+    session: Session, model: CausalLM, measure: Measurement, loggers: list[Logger], resuming: bool
+) -> int | None:
+    """Train, leave the best weights in `model`, and return the step they are from."""
+    config, prepared, plan, folder = session.config, session.prepared, session.plan, session.folder
+    module = CausalLMModule(
+        model,
+        measure.objective,
+        config.optim,
+        total_steps=plan.steps.total_steps,
+        seed=config.seed,
+        micro_batch_tokens=config.trainer.micro_batch_tokens,
+        padded=measure.padded,
+        pad_token_id=prepared.tokenizer.pad_token_id,
+        scaled_gradients=prepared.precision is Precision.fp16,
+    )
+    checkpoint = RunCheckpoint(folder.checkpoints, config.trainer.checkpoint_every_steps, plan.validates_at)
+    with ProgressReporter(session.console, plan.steps.total_steps) as progress:
+        trainer = build_trainer(
+            config.trainer,
+            prepared.device,
+            prepared.precision,
+            total_steps=plan.steps.total_steps,
+            val_every_steps=plan.val_every_steps,
+            callbacks=_callbacks(session, measure, model, checkpoint, progress),
+            loggers=loggers,
+            folder=str(folder.path),
+        )
+        validation = [example.tokenized for example in prepared.data.validation]
+        refuse_unread_keys(config, session.overrides)  # set-up ends here
+        data = SftDataModule(prepared.data.train, validation, plan.steps)
+        trainer.fit(module, data, ckpt_path=_checkpoint_to_resume(session) if resuming else None)
+    if plan.val_every_steps is None:
+        checkpoint.save_last(trainer)
+        return None
+    module.load_state_dict(read_checkpoint(folder.checkpoints / BEST)["state_dict"], strict=False)
+    return checkpoint.best_step
+
+
+def _callbacks(
+    session: Session, measure: Measurement, model: CausalLM, checkpoint: RunCheckpoint, progress: ProgressReporter
+) -> list[pl.Callback]:
+    """In the order they act: figures first, then early stopping (whose state a checkpoint holds), then saving."""
+    config, plan, folder = session.config, session.plan, session.folder
+    total = plan.steps.total_steps
+    callbacks: list[pl.Callback] = [
+        MetricsWriter(folder.path / "metrics.jsonl", config.trainer.log_every_steps, total, progress),
+        ValidateAtEnd(total),
+    ]
+    if plan.val_every_steps is not None:
+        if config.trainer.early_stopping_patience is not None:
+            callbacks.append(QuietEarlyStopping(config.trainer.early_stopping_patience))
+        if config.trainer.num_sample_completions:
+            callbacks.append(Samples(partial(_show_samples, session, measure, model)))
+    return [*callbacks, checkpoint, OrderlyStop(checkpoint, plan.validates_at)]
+
+
+def _show_samples(session: Session, measure: Measurement, model: CausalLM, trainer: pl.Trainer, step: int) -> None:
+    """Complete a few validation prompts; to the terminal and to TensorBoard."""
+    examples = session.prepared.data.validation[: session.config.trainer.num_sample_completions]
+    predictions = measure.predict(model, examples)
+    session.console.print(sample_completions(predictions))
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for number, prediction in enumerate(predictions):
+                logger.experiment.add_text(f"samples/{number}", _markdown(prediction), step)
+
+
+def _markdown(prediction: Prediction) -> str:
+    parts = {name: getattr(prediction, name) for name in ("prompt", "reference", "completion")}
+    return "\n\n".join(f"**{name}**\n\n{_indented(text)}" for name, text in parts.items())
+
+
+def _indented(text: str) -> str:
+    """A Markdown code block: nothing in it is markup."""
+    return "\n".join(f"    {line}" for line in text.splitlines() or [""])
+
+
+def _checkpoint_to_resume(session: Session) -> str:
+    remove_stale(session.folder.checkpoints)
+    path, problems = newest_checkpoint(session.folder.checkpoints)
+    for problem in problems:
+        session.console.print(f"passed over: {problem}")
+    session.console.print(f"resuming from {path}")
+    return str(path)
+
+
+def _conclude(
+    session: Session,
+    model: CausalLM,
+    measure: Measurement,
+    loggers: list[Logger],
+    base: SplitEvaluation | None,
+    best_step: int | None,
+) -> dict[str, float]:
+    """Export, measure the tuned model, and show and save the comparison."""
+    config, prepared, folder, console = session.config, session.prepared, session.folder, session.console
+    model.eval()
+    with folder.stage("export"):
+        export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter)
+    folder.summary.facts["best_step"] = best_step
+    if prepared.data.test:
+        with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
+            tuned = measure(model, prepared.data.test)
+        folder.summary.metrics |= {f"test/{key}": value for key, value in tuned.metrics.items()}
+        console.print(comparison_table(tuned.metrics, base.metrics if base else None))
+        measured = {"base": base.predictions} if base else {}
+        write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
+    log_result(loggers, to_plain(config), folder.summary.metrics)
+    for line in closing_lines(folder.path, folder.adapter):
+        console.print(line)
+    return dict(folder.summary.metrics)

@@ -1,0 +1,95 @@
+"""Measures a loaded model on a split with the run's own objective, layout and precision."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from rich.console import Console
+
+from tunelab.config import EvaluationConfig, RunConfig
+from tunelab.data.records import EvaluationExample
+from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, evaluate_split, predict
+from tunelab.model.adapter import CausalLM, base_of
+from tunelab.model.attention import VARLEN
+from tunelab.model.tokenizer import end_token_ids
+from tunelab.preflight import Prepared
+from tunelab.training.doctor import Check, Diagnosis, choose_layout, diagnose
+from tunelab.training.objective import SftObjective
+from tunelab.training.trainer import autocast
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How models of one run are measured."""
+
+    prepared: Prepared
+    diagnosis: Diagnosis
+    objective: SftObjective
+    padded: bool
+    micro_batch_tokens: int
+    config: EvaluationConfig
+
+    def __call__(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> SplitEvaluation:
+        """Loss, completions and scores of `model` on `examples`."""
+        prepared = self.prepared
+        with autocast(prepared.precision, prepared.device):
+            return evaluate_split(
+                model,
+                prepared.tokenizer,
+                examples,
+                score_tokens=lambda batch: self.objective(model, batch),
+                padded=self.padded,
+                micro_batch_tokens=self.micro_batch_tokens,
+                device=prepared.device,
+                config=self.config,
+                end_token_ids=self.end_token_ids(model),
+            )
+
+    def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
+        """Completions of `model` for `examples`, scored."""
+        with autocast(self.prepared.precision, self.prepared.device):
+            ends = self.end_token_ids(model)
+            return predict(model, self.prepared.tokenizer, examples, config=self.config, end_token_ids=ends)
+
+    def end_token_ids(self, model: CausalLM) -> list[int]:
+        """Ids at which completions end: the end of turn that training taught, and the model's own."""
+        taught = self.prepared.tokenizer.convert_tokens_to_ids(self.prepared.data.end_of_turn)
+        return sorted({*end_token_ids(self.prepared.tokenizer, base_of(model).generation_config), int(taught)})
+
+
+def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, console: Console) -> Measurement:
+    """Check padding-free rows and the fused head on this model and data, take what holds, and say so.
+
+    Raises:
+        ModelError: `model.attention=varlen` was asked for and is not safe.
+    """
+    context = partial(autocast, prepared.precision, prepared.device)
+    diagnosis = diagnose(model, prepared.data.train, prepared.longest, prepared.device, context)
+    padded = choose_layout(config.model.attention, diagnosis.padding_free)
+    if not padded:
+        base_of(model).set_attn_implementation(VARLEN)
+    _read_settings(config.evaluation)
+    layout = "right-padded" if padded else "padding-free"
+    head = "of supervised positions, in chunks" if diagnosis.fused_head.holds else "of the model itself"
+    console.print(
+        f"micro-batches {layout}{_because(diagnosis.padding_free)}; head {head}{_because(diagnosis.fused_head)}"
+    )
+    return Measurement(
+        prepared=prepared,
+        diagnosis=diagnosis,
+        objective=replace(prepared.objective, fused_head=diagnosis.fused_head.holds),
+        padded=padded,
+        micro_batch_tokens=config.trainer.micro_batch_tokens,
+        config=config.evaluation,
+    )
+
+
+def _read_settings(config: EvaluationConfig) -> None:
+    """Read now what measuring reads later, so that the unread-key audit before training knows of it."""
+    _ = config.max_examples
+    if config.generate:
+        _ = config.max_new_tokens, config.generation_batch_tokens
+
+
+def _because(check: Check) -> str:
+    return f" ({check.reason})" if check.reason else ""

@@ -1,0 +1,6 @@
+"""The base model: tokenizer, loading, attention, adapter, export."""
+
+import logging
+
+# At import bitsandbytes reports optional CPU kernels it did not find; nothing here needs them.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -1,0 +1,117 @@
+"""Attaches a PEFT adapter to the base model, and says what will be trained."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel
+
+from tunelab.components import build_component
+from tunelab.errors import ModelError, first_line
+
+CausalLM = PreTrainedModel | PeftModel
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCount:
+    """Numbers of parameters; quantised ones count as what they stand for."""
+
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        share = self.trainable / self.total
+        return f"{self.trainable:,} trainable of {self.total:,} parameters ({share:.2%})"
+
+
+def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
+    """Build the PEFT configuration that `peft` names; None for full fine-tuning.
+
+    Raises:
+        ConfigError: unknown class or argument, or a value the class refuses.
+    """
+    if node.get("_target_") is None:
+        return None
+    config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", cast(type[PeftConfig], PeftConfig))
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"peft._target_: {type(config).__name__} adds virtual tokens, which this version does not train; use peft=lora."
+        )
+    return config
+
+
+def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int) -> CausalLM:
+    """Wrap `model` with a fresh adapter initialised from `seed`; without a config every weight becomes trainable.
+
+    Adapter weights are float32 whatever the base is stored in; a quantised base is frozen and its norms made float32.
+
+    Raises:
+        ModelError: the adapter names no module of this model.
+    """
+    torch.manual_seed(seed)  # adapters are initialised when they are created
+    if config is None:
+        return cast(PreTrainedModel, model.float()).requires_grad_(True)
+    if getattr(model, "is_quantized", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    try:
+        wrapped = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise ModelError(
+            f"peft: the adapter does not fit this model ({str(error).splitlines()[0][:200]}); "
+            f"its linear modules are {', '.join(names)}."
+        ) from error
+    return cast(PeftModel, wrapped.train())
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """True where PEFT has written an adapter."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put the adapter of a PEFT folder on `model`.
+
+    Raises:
+        ModelError: the folder holds no adapter, or one made for another base model.
+    """
+    if not is_adapter_folder(folder):
+        raise ModelError(f"adapter: expected a PEFT folder with adapter_config.json, found none in {str(folder)!r}.")
+    try:
+        return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
+
+
+def skip_input_casts(model: CausalLM) -> None:
+    """Stop PEFT from copying every adapter input to float32: under autocast the copy is cast straight back."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
+
+
+def base_of(model: CausalLM) -> PreTrainedModel:
+    """The transformers model inside, adapter layers included."""
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+
+
+def adapter_disabled(model: CausalLM) -> AbstractContextManager[None]:
+    """A context in which the base model alone answers (a full model has nothing to switch off)."""
+    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
+
+
+def count_parameters(model: torch.nn.Module) -> ParameterCount:
+    """Count parameters; a 4-bit weight holds two values a byte."""
+    trainable = total = 0
+    for parameter in model.parameters():
+        count = parameter.numel()
+        if type(parameter).__name__ == "Params4bit":
+            count *= 2 * parameter.element_size()
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return ParameterCount(trainable=trainable, total=total)

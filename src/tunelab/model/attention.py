@@ -1,0 +1,126 @@
+"""Variable-length attention: examples lie end to end in one row and none sees another, without a T x T mask.
+
+Registered with transformers under the name VARLEN. On the CPU one causal scaled-dot-product call per example (the cost
+is the sum of squared lengths, not the square of the sum); on CUDA torch's own variable-length flash kernel.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, PreTrainedModel
+
+VARLEN = "tunelab_varlen"
+DENSE = "sdpa"
+
+
+def segment_arguments(segment_lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
+    """Arguments that tell the attention where examples begin, under the names transformers uses for flash attention.
+
+    `cu_seq_lens_*`: int32 of shape (examples + 1,), cumulative lengths from 0; `max_length_*`: the longest, in tokens.
+    """
+    lengths = torch.tensor((0, *segment_lengths), dtype=torch.int32)
+    offsets = lengths.cumsum(0, dtype=torch.int32).to(device, non_blocking=True)
+    longest = max(segment_lengths)
+    return {
+        "cu_seq_lens_q": offsets,
+        "cu_seq_lens_k": offsets,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+
+
+def varlen_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **arguments: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each example of a padding-free row.
+
+    Args:
+        query: (1, heads, tokens, head size); key and value: (1, key-value heads, tokens, head size).
+        arguments: what `segment_arguments` made, passed through the model.
+
+    Returns:
+        (1, tokens, heads, head size), and no attention weights.
+
+    Raises:
+        RuntimeError: the model did not pass the example boundaries on, so that examples would mix; or it asks for
+            something this attention does not do (dropout, soft-capping, sinks, a window shorter than an example).
+    """
+    del module, attention_mask
+    offsets: torch.Tensor | None = arguments.get("cu_seq_lens_q")
+    if offsets is None or query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise RuntimeError("variable-length attention needs one row and the boundaries of its examples")
+    _refuse_unsupported(dropout, arguments)
+    if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
+        return _cuda(query, key, value, offsets, int(arguments["max_length_q"]), scaling), None
+    return _per_segment(query, key, value, offsets, scaling), None
+
+
+def _refuse_unsupported(dropout: float, arguments: dict[str, Any]) -> None:
+    window = arguments.get("sliding_window")
+    if window is not None and arguments["max_length_q"] > window:
+        raise RuntimeError(f"an example of {arguments['max_length_q']} tokens is longer than the window of {window}")
+    if dropout or arguments.get("softcap") or arguments.get("s_aux") is not None:
+        raise RuntimeError("variable-length attention has no dropout, soft-capping or sinks")
+
+
+def _per_segment(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    bounds = offsets.tolist()
+    outputs = [
+        F.scaled_dot_product_attention(
+            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+def _cuda(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float | None
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # CUDA only, and costly to import
+
+    parameters = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"scale": scale}
+    # The argument for a causal mask was renamed between torch 2.10 and 2.12.
+    options |= {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
+    if query.shape[1] != key.shape[1]:
+        if "enable_gqa" in parameters:
+            options["enable_gqa"] = True
+        else:
+            repeats = query.shape[1] // key.shape[1]
+            key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
+    rows = [t[0].transpose(0, 1) for t in (query, key, value)]  # (tokens, heads, head size)
+    output: Any = varlen_attn(*rows, offsets, offsets, longest, longest, **options)
+    return output.unsqueeze(0)
+
+
+@contextmanager
+def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Run `model` with another attention implementation for a while."""
+    before = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    if before == name:
+        yield
+        return
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+AttentionInterface.register(VARLEN, varlen_attention)

@@ -1,0 +1,52 @@
+"""Writes what a run produced in the ordinary formats of transformers and PEFT, and proves that it can be read again."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from tunelab.errors import CheckpointError
+from tunelab.model.adapter import CausalLM
+
+
+def export_model(model: CausalLM, tokenizer: PreTrainedTokenizerBase, base_path: str, folder: Path) -> None:
+    """Write the adapter (or the fully tuned model) with tokenizer and chat template into `folder`.
+
+    Written under a temporary name beside it, read back and compared bit for bit, then renamed.
+
+    Raises:
+        CheckpointError: what was written differs from the model in memory.
+    """
+    staging = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    if isinstance(model, PeftModel):
+        model.peft_config[model.active_adapter].base_model_name_or_path = base_path
+        # Asking the hub for the base's vocabulary size, PEFT's default, would need the network.
+        model.save_pretrained(str(staging), save_embedding_layers=False)
+        expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+        written = load_peft_weights(str(staging), device="cpu")
+    else:
+        model.save_pretrained(str(staging), max_shard_size="1000GB")
+        written = load_file(staging / "model.safetensors")
+        expected = {name: tensor for name, tensor in model.state_dict().items() if name in written}
+    tokenizer.save_pretrained(str(staging))
+    _compare(expected, written, folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def _compare(expected: dict[str, torch.Tensor], written: dict[str, torch.Tensor], folder: Path) -> None:
+    different = [
+        name
+        for name in sorted(expected.keys() | written.keys())
+        if name not in written or name not in expected or not torch.equal(expected[name].cpu(), written[name])
+    ]
+    if different or not written:
+        raise CheckpointError(
+            f"{folder}: the export differs from the model in memory at {', '.join(different[:3]) or 'every tensor'}; "
+            "the checkpoint beside it is untouched, check the disk and run again with resume=<run folder>."
+        )

@@ -1,0 +1,80 @@
+"""Loads the base model: dtype, quantisation, safetensors only, no remote code."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from tunelab.config import DType, ModelConfig, Quantization
+from tunelab.errors import ModelError, first_line
+from tunelab.model.locating import resolve_model
+
+
+def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
+    """Read only the architecture of the base model (no weights) and return it.
+
+    Raises:
+        ModelError: the folder holds no causal language model, or the tokenizer has more ids than embeddings.
+    """
+    source = resolve_model(config.path, config.revision)
+    try:
+        architecture = AutoConfig.from_pretrained(source, revision=config.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"model.path: {config.path!r} has no usable config.json ({first_line(error)}).") from error
+    if type(architecture) not in AutoModelForCausalLM._model_mapping:  # pyright: ignore[reportPrivateUsage]
+        raise ModelError(
+            f"model.path: expected a causal language model, found {architecture.model_type!r} in {config.path!r}."
+        )
+    text_config = architecture.get_text_config()
+    if num_token_ids > text_config.vocab_size:
+        raise ModelError(
+            f"model.path: the tokenizer of {config.path!r} has {num_token_ids} ids, the model only "
+            f"{text_config.vocab_size} embeddings; use the tokenizer that belongs to the weights."
+        )
+    if Path(source).is_dir() and not list(Path(source).glob("*.safetensors")):
+        raise ModelError(f"model.path: expected *.safetensors in {config.path!r}, found none; other weights are not read.")
+    return architecture
+
+
+def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """Load the weights onto `device`, in train mode (they arrive in eval mode), with the key-value cache off.
+
+    Raises:
+        ModelError: weights are missing or damaged, or the quantisation is not available here.
+    """
+    source = resolve_model(config.path, config.revision)
+    options: dict[str, Any] = {"dtype": torch_dtype(config.dtype, device), "attn_implementation": "sdpa"}
+    if config.quantization is not Quantization.none:
+        options["quantization_config"] = quantization_config(config, device)
+    if device.type != "cpu" or "quantization_config" in options:
+        options["device_map"] = {"": device}
+    try:
+        model = cast(
+            PreTrainedModel,
+            AutoModelForCausalLM.from_pretrained(
+                source, revision=config.revision, trust_remote_code=False, use_safetensors=True, **options
+            ),
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"model.path: the weights of {config.path!r} cannot be loaded ({first_line(error)}).") from error
+    model.config.use_cache = False
+    return model.train()
+
+
+def torch_dtype(dtype: DType, device: torch.device) -> torch.dtype | str:
+    """`auto` keeps the checkpoint's type, except on the CPU, which computes fastest and most exactly in float32."""
+    if dtype is DType.auto:
+        return torch.float32 if device.type == "cpu" else "auto"
+    return cast(torch.dtype, getattr(torch, dtype.value))
+
+
+def quantization_config(config: ModelConfig, device: torch.device) -> BitsAndBytesConfig:
+    """4-bit NormalFloat as in QLoRA (Dettmers et al. 2023): stored in 4 bits, computed in the dtype of the model."""
+    compute = torch.float32 if device.type == "cpu" else torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=config.double_quantization,
+        bnb_4bit_compute_dtype=compute,
+    )

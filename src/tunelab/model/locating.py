@@ -1,0 +1,64 @@
+"""Finds out in seconds whether a base model can be had: embedded, in a folder, in the local cache, or on the hub."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError as _GatedRepoError
+
+from tunelab.embedded import PREFIX, locate
+from tunelab.errors import ModelError
+from tunelab.suggesting import did_you_mean
+
+PROBE_TIMEOUT_SECONDS = 10.0
+
+
+def resolve_model(path: str, revision: str | None = None) -> str:
+    """Return a folder, or a hub name that is cached or reachable.
+
+    transformers itself retries an unreachable hub for tens of seconds a file; here one short question is asked.
+
+    Raises:
+        ModelError: no such folder or hub name, no permission, or neither cached nor reachable.
+    """
+    located = Path(locate(path)).expanduser()
+    if located.is_dir():
+        if not (located / "config.json").is_file():
+            raise ModelError(f"model.path: expected a model folder with config.json, found none in {path!r}.")
+        return str(located)
+    if _looks_like_folder(path):
+        siblings = [p.name for p in located.parent.iterdir()] if located.parent.is_dir() else []
+        raise ModelError(
+            f"model.path: there is no folder {path!r}{did_you_mean(located.name, siblings)}; "
+            "set model.path=<folder or hub name>."
+        )
+    if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+        _probe_hub(path, revision)
+    return path
+
+
+def _looks_like_folder(path: str) -> bool:
+    return path.startswith((PREFIX, "/", ".", "~")) or path.count("/") != 1 or path.endswith("/")
+
+
+def _probe_hub(name: str, revision: str | None) -> None:
+    where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
+    remedy = "set model.path=<folder> to use a copy on this machine"
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise ModelError(f"model.path: {where} is not in the local cache, and HF_HUB_OFFLINE is set; {remedy}.")
+    try:
+        HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_SECONDS)
+    except _GatedRepoError as error:
+        raise ModelError(
+            f"model.path: {where} is gated; accept its terms on the hub and set the variable HF_TOKEN, or {remedy}."
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"model.path: the hub knows no model {where} that you may read; check the name, or {remedy}.") from error
+    except HfHubHTTPError as error:
+        raise ModelError(f"model.path: the hub refused {where} ({str(error).splitlines()[0]}); {remedy}.") from error
+    except Exception as error:  # the HTTP client's own errors: no route, no name service, time-out
+        raise ModelError(
+            f"model.path: {where} is neither a folder nor in the local cache, and the hub cannot be reached "
+            f"({type(error).__name__}); connect to the network, or {remedy}."
+        ) from error

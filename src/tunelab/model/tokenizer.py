@@ -1,0 +1,46 @@
+"""The tokenizer and its policy for pad and end-of-turn tokens: stated, never guessed."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from tunelab.config import ModelConfig
+from tunelab.errors import ModelError, first_line
+from tunelab.model.locating import resolve_model
+
+# A pad token is never read by the model (padding is masked out), so any id will do; eos is the usual choice.
+# Masks are made by position, never by id, so pad == eos cannot hide an end-of-turn token from the loss.
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside the base model and give it a pad token where it has none.
+
+    Raises:
+        ModelError: there is none, it is no fast tokenizer, or it has no end-of-text token.
+    """
+    source = resolve_model(config.path, config.revision)
+    try:
+        loaded = AutoTokenizer.from_pretrained(
+            source, revision=config.revision, trust_remote_code=False, local_files_only=Path(source).is_dir()
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"model.path: no usable tokenizer at {config.path!r} ({first_line(error)}); "
+            "expected tokenizer.json and tokenizer_config.json beside the weights."
+        ) from error
+    tokenizer = cast(PreTrainedTokenizerBase, loaded)
+    if not tokenizer.is_fast:
+        raise ModelError(f"model.path: {config.path!r} has no fast tokenizer (tokenizer.json), which offsets need.")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.path: the tokenizer of {config.path!r} names no eos_token; add it to tokenizer_config.json.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> list[int]:
+    """Ids that end a completion: the tokenizer's eos and whatever the model's generation config adds (end of turn)."""
+    listed = getattr(generation_config, "eos_token_id", None)
+    extra = listed if isinstance(listed, list) else [listed]
+    return sorted({int(i) for i in [tokenizer.eos_token_id, *extra] if i is not None})

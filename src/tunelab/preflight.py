@@ -1,0 +1,120 @@
+"""Everything that can be wrong, checked before the weights are loaded: model, adapter, optimizer, device, data."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase
+
+from tunelab.config import Precision, RunConfig
+from tunelab.data.datamodule import StepPlan
+from tunelab.data.preparing import PreparedData, prepare_data
+from tunelab.errors import ConfigError
+from tunelab.model.loading import check_base_model
+from tunelab.model.locating import resolve_model
+from tunelab.model.tokenizer import load_tokenizer
+from tunelab.training.objective import SftObjective
+from tunelab.training.optim import build_optimizer, learning_rate
+from tunelab.training.trainer import resolve_device, resolve_precision
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What measuring or training a model needs besides the weights."""
+
+    tokenizer: PreTrainedTokenizerBase
+    data: PreparedData
+    device: torch.device
+    precision: Precision
+    objective: SftObjective
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example of any split."""
+        measured = (example.tokenized.num_tokens for example in (*self.data.validation, *self.data.test))
+        return max(max(example.num_tokens for example in self.data.train), max(measured, default=0))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What training needs besides that: the adapter to make, the steps, and when to validate."""
+
+    peft_config: PeftConfig | None
+    steps: StepPlan
+    val_every_steps: int | None
+
+    def validates_at(self, step: int) -> bool:
+        """True where a validation follows optimizer step `step` (counted from 1)."""
+        every = self.val_every_steps
+        return every is not None and (step % every == 0 or step >= self.steps.total_steps)
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Find the base model, load its tokenizer, and read and tokenize the data.
+
+    Raises:
+        TunelabError: something is missing, unknown, or does not fit; nothing has been loaded or written.
+    """
+    device = resolve_device(config.trainer)
+    precision = resolve_precision(config.trainer.precision, device)
+    objective = _objective(config)
+    tokenizer = load_tokenizer(config.model)
+    check_base_model(config.model, len(tokenizer))
+    data = prepare_data(config.data, tokenizer)
+    return Prepared(tokenizer, data, device, precision, objective)
+
+
+def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
+    """Lay out the steps, and make sure that the optimizer can be built.
+
+    Raises:
+        ConfigError: the optimizer is unknown or refuses its arguments.
+    """
+    max_steps = config.trainer.max_steps
+    max_epochs = config.trainer.max_epochs if max_steps is None else 0
+    num_examples = len(prepared.data.train)
+    steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
+    _check_optimizer(config, steps)
+    return TrainingPlan(peft_config, steps, _val_every_steps(config, steps, bool(prepared.data.validation)))
+
+
+def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    """What identifies data and base model in provenance.json."""
+    source = Path(resolve_model(config.model.path, config.model.revision))
+    files = sorted(source.glob("*.safetensors")) + [source / "config.json"] if source.is_dir() else []
+    return {
+        "data_sha256": prepared.data.report.file_sha256,
+        "base_model": {
+            "path": config.model.path,
+            "revision": config.model.revision,
+            "sha256": {file.name: _sha256(file) for file in files},
+        },
+    }
+
+
+def _objective(config: RunConfig) -> SftObjective:
+    if config.objective.name != "sft":
+        raise ConfigError(f"objective.name: expected 'sft', found {config.objective.name!r}; set objective=sft.")
+    return SftObjective(head_chunk_tokens=config.objective.head_chunk_tokens)
+
+
+def _check_optimizer(config: RunConfig, plan: StepPlan) -> None:
+    """Build the optimizer over a stand-in, so that a wrong argument shows now; and compute a rate."""
+    build_optimizer(config.optim.optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], config.optim.lr, False)
+    learning_rate(config.optim, plan.total_steps - 1, plan.total_steps)
+    _ = config.optim.max_grad_norm
+
+
+def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:
+    """Given, or ten validations a run; None where there is nothing to validate on."""
+    if not has_validation:
+        return None
+    return min(config.trainer.val_every_steps or max(1, plan.total_steps // 10), plan.total_steps)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,243 @@
+"""The run folder: its name, its files, and the summary that every ending leaves behind."""
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunelab.config import RunConfig, to_plain
+from tunelab.errors import ConfigError, TunelabError
+
+SCHEMA_VERSION = 1
+PACKAGES = ("tunelab", "torch", "transformers", "peft", "pytorch-lightning", "bitsandbytes", "hydra-core", "tokenizers")
+
+
+@dataclass(slots=True)
+class Summary:
+    """What summary.json will say. `metrics` is flat: `<split>/<metric>`, with `base/` before it for the base model."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    times_seconds: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.summary = Summary()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where last.ckpt and best.ckpt are."""
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The export."""
+        return self.path / "adapter"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        staging = self.path / f".{name}.tmp"
+        staging.write_text(text, encoding="utf-8")
+        staging.replace(self.path / name)
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The summary an earlier start of this run left; empty where there is none."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def merge_metrics(self, metrics: dict[str, float]) -> None:
+        """Add to (or replace in) the metrics of summary.json, and leave the rest of it as it is."""
+        summary = self.read_summary() or {"schema_version": SCHEMA_VERSION}
+        summary["metrics"] = {**summary.get("metrics", {}), **metrics}
+        self.write_json("summary.json", summary)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a part of the run."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.summary.times_seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def create_run_folder(config: RunConfig, sweep_dir: Path | None) -> RunFolder:
+    """Make the folder of a new run: outputs/runs/<name>/<date>_<time>_<hash>, or <sweep>/<hash> for a sweep's job.
+
+    Raises:
+        ConfigError: it cannot be made, or a sweep holds the same configuration twice.
+    """
+    digest = config_hash(config)
+    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    wanted = sweep_dir / digest if sweep_dir else Path(config.output_dir) / "runs" / config.name / f"{now}_{digest}"
+    try:
+        return RunFolder(make_new_folder(wanted))
+    except OSError as error:
+        raise ConfigError(f"output_dir: the run folder {str(wanted)!r} cannot be made ({error.strerror}).") from error
+
+
+def open_run_folder(path: str) -> RunFolder:
+    """Open the folder of an earlier run.
+
+    Raises:
+        ConfigError: there is no run in it.
+    """
+    folder = Path(path)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"expected a run folder with config.yaml, found none in {path!r}; runs lie in outputs/runs.")
+    return RunFolder(folder)
+
+
+# What may differ when a run is resumed: where and how fast it computes, never what.
+RESUMABLE_KEYS = ("trainer.micro_batch_tokens", "trainer.log_every_steps", "objective.head_chunk_tokens")
+
+
+def resumed_config(saved: RunConfig, given: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration a run is continued with: its own, and the memory knobs typed with `resume`.
+
+    Raises:
+        ConfigError: something else was typed too, which would make it another run.
+    """
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in RESUMABLE_KEYS:
+            section, _, name = key.partition(".")
+            setattr(getattr(saved, section), name, getattr(getattr(given, section), name))
+        elif key != "resume":
+            raise ConfigError(
+                f"{key}: a resumed run keeps the configuration it was started with; only "
+                f"{', '.join(RESUMABLE_KEYS)} may change: remove {override!r}, or start a new run."
+            )
+    return saved
+
+
+def config_hash(config: RunConfig) -> str:
+    """Eight hexadecimal digits that differ where anything but the output folder or the resume differs."""
+    plain = to_plain(config)
+    del plain["output_dir"], plain["resume"]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@contextlib.contextmanager
+def recorded(
+    folder: RunFolder, config: RunConfig, interruptions: tuple[type[BaseException], ...], is_main: bool = True
+) -> Iterator[None]:
+    """Write summary.json however the run ends: finished, failed (with the reason), or interrupted.
+
+    Only the process that `is_main` writes, of several that train together.
+    """
+    start = time.perf_counter()
+    status, reason = "finished", None
+    try:
+        yield
+    except (*interruptions, KeyboardInterrupt) as error:
+        status, reason = "interrupted", str(error) or "stopped from the keyboard"
+        raise
+    except BaseException as error:
+        status, reason = "failed", f"{type(error).__name__}: {error}"
+        if is_main and not isinstance(error, TunelabError):
+            folder.write_text("traceback.txt", traceback.format_exc())
+        raise
+    finally:
+        folder.summary.times_seconds["total"] = round(time.perf_counter() - start, 3)
+        if is_main:
+            folder.write_json("summary.json", _summary(folder, config, status, reason))
+
+
+def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | None) -> dict[str, Any]:
+    names = ("config.yaml", "metrics.jsonl", "predictions.jsonl", "data_report.json", "doctor.json", "provenance.json")
+    paths = {name.rpartition(".")[0]: name for name in names if (folder.path / name).is_file()}
+    folders = {"adapter": "adapter", "last_checkpoint": "checkpoints/last.ckpt", "best_checkpoint": "checkpoints/best.ckpt"}
+    paths |= {key: name for key, name in folders.items() if (folder.path / name).exists()}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": status,
+        "reason": reason,
+        "name": config.name,
+        "seed": config.seed,
+        "config_hash": config_hash(config),
+        "metrics": folder.summary.metrics,
+        "times_seconds": folder.summary.times_seconds,
+        **folder.summary.facts,
+        "paths": paths,
+    }
+
+
+def provenance(overrides: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """Where a result came from: command, code, versions, hardware. `facts` adds fingerprints of data and base model."""
+    return {
+        "command": [Path(sys.argv[0]).name, *overrides],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": _hardware(),
+        **facts,
+    }
+
+
+def make_new_folder(wanted: Path) -> Path:
+    """Create `wanted`, or the first free `wanted-2`, `wanted-3`, …: two runs never share a folder."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir()
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and uncommitted changes of the code in use; None where it is not a git checkout."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD").strip(), "diff": ask("diff", "HEAD")}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # bit-exactness holds within one instruction set
+        "num_threads": torch.get_num_threads(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "cuda": torch.version.cuda,
+    }

@@ -1,0 +1,118 @@
+"""What a person sees while a run goes: the configuration as a tree, progress, and the result."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.tree import Tree
+
+from tunelab.config import RunConfig, to_plain
+
+
+PLAIN_WIDTH = 110  # columns where the output is no terminal
+
+
+class RunConsole(Console):
+    """A console on standard output that also writes what it prints, without colour, to a log file."""
+
+    def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet, width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+        self._log = None
+        if log is not None and not quiet:
+            file = log.open("a", encoding="utf-8", buffering=1)
+            self._log = Console(file=file, width=PLAIN_WIDTH, highlight=False, no_color=True, force_terminal=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print here and to the log."""
+        super().print(*objects, **options)
+        if self._log is not None:
+            self._log.print(*objects, **options)
+
+
+def quiet_libraries() -> None:
+    """Keep the chatter of the libraries underneath off the screen; their warnings still come through."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    transformers.utils.logging.disable_progress_bar()
+    # PEFT 0.21 asks transformers 5.23 for an attribute under its old name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def config_tree(config: RunConfig) -> Tree:
+    """The whole configuration, sections as branches."""
+    tree = Tree("[bold]configuration[/bold]")
+    _grow(tree, to_plain(config))
+    return tree
+
+
+class ProgressReporter:
+    """Shows steps as they are logged: a bar with loss, speed and time left, or plain lines where there is no terminal."""
+
+    def __init__(self, console: Console, total_steps: int) -> None:
+        self._console = console
+        self._total = total_steps
+        self._start = time.monotonic()
+        self._first_step: int | None = None
+        self._bar = self._make_bar() if console.is_terminal and not console.quiet else None
+        self._task = self._bar.add_task("training", total=total_steps, figures="") if self._bar else None
+
+    def __enter__(self) -> "ProgressReporter":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the figures of a training step, or those of a validation."""
+        if "val/loss" in metrics:
+            loss, accuracy = metrics["val/loss"], metrics["val/token_accuracy"]
+            self._console.print(f"validation at step {step}: loss {loss:.4f}, token accuracy {accuracy:.1%}")
+            return
+        figures = (
+            f"loss {metrics['train/loss']:.4f} · grad norm {metrics['train/grad_norm']:.3g} · lr {metrics['train/lr']:.2e}"
+            f" · {metrics['perf/tokens_per_second']:,.0f} tokens/s"
+        )
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step, figures=figures)
+        else:
+            self._console.print(f"step {step}/{self._total} · {figures} · {self._time_left(step)} left")
+
+    def _make_bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        return Progress(*columns, TextColumn("{task.fields[figures]}"), console=self._console)
+
+    def _time_left(self, step: int) -> str:
+        if self._first_step is None:
+            self._first_step, self._start = step, time.monotonic()
+            return "-:--"
+        done = max(1, step - self._first_step)
+        seconds = (time.monotonic() - self._start) / done * (self._total - step)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def closing_lines(folder: Path, adapter: Path, script: str = "python evaluate.py") -> list[str]:
+    """Where the results are, and what to type next."""
+    return [
+        f"run folder   {folder}",
+        f"adapter      {adapter}",
+        f"look         tensorboard --logdir {folder.parent}",
+        f"measure      {script} run={folder}",
+    ]
+
+
+def _grow(branch: Tree, mapping: Mapping[str, Any]) -> None:
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            _grow(branch.add(f"[bold]{escape(str(key))}[/bold]"), value)
+        else:
+            branch.add(f"{escape(str(key))}: {escape(str(value))}")

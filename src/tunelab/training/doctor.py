@@ -1,0 +1,136 @@
+"""Checks, on this very model and data, the shortcuts that training takes; a shortcut that fails is not taken."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunelab.config import Attention
+from tunelab.data.collating import collate
+from tunelab.data.records import MicroBatch, TokenizedExample
+from tunelab.errors import ModelError, first_line
+from tunelab.model.adapter import CausalLM, base_of
+from tunelab.model.attention import DENSE, VARLEN, attention_implementation
+from tunelab.training.objective import last_hidden_state
+
+# Largest difference, in standard deviations of the reference, that rounding explains: float64, float32, half types.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.02}
+NUM_PROBES = 3
+PROBE_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One guarantee: whether it holds, the largest difference found, what was allowed, and why where it does not."""
+
+    holds: bool
+    difference: float | None
+    tolerance: float
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Which shortcuts are safe here: examples end to end in one row, and the head applied outside the model."""
+
+    padding_free: Check
+    fused_head: Check
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of doctor.json."""
+        return {"padding_free": self.padding_free.to_dict(), "fused_head": self.fused_head.to_dict()}
+
+
+@torch.no_grad()
+def diagnose(
+    model: CausalLM, examples: Sequence[TokenizedExample], longest: int, device: torch.device, autocast: Any
+) -> Diagnosis:
+    """Compare each shortcut with the model's own way, one example at a time.
+
+    `examples` are probes (a few, cut to PROBE_TOKENS); `longest` is the longest example that training will meet, in
+    tokens; `autocast` makes the context of the run's precision.
+    """
+    probes = [_shortened(example) for example in examples[:NUM_PROBES]]
+    was_training = model.training
+    model.eval()
+    try:
+        with autocast():
+            return Diagnosis(
+                padding_free=_attempt(lambda: _packed_difference(model, probes, longest, device)),
+                fused_head=_attempt(lambda: _head_difference(model, probes[0], device)),
+            )
+    finally:
+        model.train(was_training)
+
+
+def choose_layout(wanted: Attention, check: Check) -> bool:
+    """Return True where micro-batches are to be padded.
+
+    Raises:
+        ModelError: padding-free rows were asked for by name and are not safe here.
+    """
+    if wanted is Attention.varlen and not check.holds:
+        raise ModelError(
+            f"model.attention: padding-free training was asked for, but is not safe with this model and data "
+            f"({check.reason}); set model.attention=auto or padded."
+        )
+    return wanted is Attention.padded or not check.holds
+
+
+def _shortened(example: TokenizedExample) -> TokenizedExample:
+    return TokenizedExample(example.input_ids[:PROBE_TOKENS], example.loss_mask[:PROBE_TOKENS], example.origin)
+
+
+def _attempt(measure: Callable[[], tuple[float, float]]) -> Check:
+    try:
+        difference, tolerance = measure()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return Check(holds=False, difference=None, tolerance=0.0, reason=first_line(error))
+    if difference <= tolerance:
+        return Check(holds=True, difference=difference, tolerance=tolerance)
+    reason = f"results differ by {difference:.2g} standard deviations, more than {tolerance:.2g}"
+    return Check(holds=False, difference=difference, tolerance=tolerance, reason=reason)
+
+
+def _packed_difference(
+    model: CausalLM, probes: list[TokenizedExample], longest: int, device: torch.device
+) -> tuple[float, float]:
+    """Hidden states of the probes in one row against those of each probe alone, as the model computes it by itself."""
+    base = base_of(model)
+    window = getattr(base.config.get_text_config(), "sliding_window", None)
+    if window is not None and longest > window:
+        raise RuntimeError(f"the longest example has {longest} tokens, the model's sliding window {window}")
+    with attention_implementation(base, DENSE):
+        alone = torch.cat([last_hidden_state(model, _dense(probe, device))[0] for probe in probes])
+    with attention_implementation(base, VARLEN):
+        together = last_hidden_state(model, collate(probes, padded=False, pad_token_id=0).to(device))[0]
+    return _deviation(together, alone)
+
+
+def _head_difference(model: CausalLM, probe: TokenizedExample, device: torch.device) -> tuple[float, float]:
+    """Hidden state times head weight against the model's own logits (which may be scaled, capped or adapted)."""
+    base: Any = base_of(model)
+    head: Any = base.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        raise TypeError(f"the head is a {type(head).__name__}, not a plain linear layer")
+    batch = _dense(probe, device)
+    with attention_implementation(base, DENSE):
+        states = last_hidden_state(model, batch)
+        own = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    return _deviation(torch.nn.functional.linear(states, head.weight, head.bias), own)
+
+
+def _dense(example: TokenizedExample, device: torch.device) -> MicroBatch:
+    return collate([example], padded=True, pad_token_id=0).to(device)
+
+
+def _deviation(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """Largest absolute difference in standard deviations of `expected`, and what rounding may make of it."""
+    spread = expected.double().std().clamp_min(1e-30)
+    difference = (found.double() - expected.double()).abs().max() / spread
+    return float(difference), TOLERANCE[expected.dtype]

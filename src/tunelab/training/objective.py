@@ -1,0 +1,76 @@
+"""What is minimised: from a micro-batch to (nll_sum, token_count), projecting supervised positions only."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunelab.data.records import IGNORE_INDEX, MicroBatch
+from tunelab.evaluation.sums import TokenSums
+from tunelab.model.adapter import CausalLM, base_of
+from tunelab.model.attention import segment_arguments
+from tunelab.training.loss import linear_cross_entropy, token_cross_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class SftObjective:
+    """Supervised fine-tuning: cross-entropy of the supervised tokens, as sums.
+
+    `fused_head`: take the last hidden state and project it here in chunks of `head_chunk_tokens`; otherwise the model
+    projects the supervised positions itself (`logits_to_keep`), for heads that do more than a matrix product.
+    """
+
+    head_chunk_tokens: int
+    fused_head: bool = True
+
+    def __call__(self, model: CausalLM, batch: MicroBatch) -> TokenSums:
+        """Run `model` on `batch`. `nll_sum` carries gradients; the sums are those of `batch` alone."""
+        keep, targets = supervised_positions(batch.labels)
+        if self.fused_head:
+            head: Any = base_of(model).get_output_embeddings()
+            states = last_hidden_state(model, batch)[keep]
+            bias = getattr(head, "bias", None)
+            nll_sum, num_correct = linear_cross_entropy(states, head.weight, bias, targets, self.head_chunk_tokens)
+        else:
+            logits = supervised_logits(model, batch, keep)
+            nll_sum, num_correct = token_cross_entropy(logits, targets)
+        count = torch.tensor(targets.numel(), device=targets.device)
+        return TokenSums(nll_sum.double(), count, num_correct)
+
+
+def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which positions predict a supervised token (rows, width; bool) and those tokens (count,), in order.
+
+    The one place that shifts: the label at position t + 1 is what position t predicts.
+    """
+    following = labels.roll(-1, dims=1)
+    following[:, -1] = IGNORE_INDEX
+    keep = following != IGNORE_INDEX
+    return keep, following[keep]
+
+
+def last_hidden_state(model: CausalLM, batch: MicroBatch) -> torch.Tensor:
+    """The decoder's output (rows, width, hidden size), after its final norm."""
+    decoder: Any = base_of(model).base_model
+    return decoder(**_inputs(batch)).last_hidden_state
+
+
+def supervised_logits(model: CausalLM, batch: MicroBatch, keep: torch.Tensor) -> torch.Tensor:
+    """The model's own logits at the positions `keep` (count, vocabulary)."""
+    base: Any = base_of(model)
+    # Positions are kept where any row needs them, which every model supports; rows are picked afterwards.
+    columns = keep.any(dim=0).nonzero()[:, 0]
+    logits = base(**_inputs(batch), logits_to_keep=columns).logits
+    return logits[keep[:, columns]]
+
+
+def _inputs(batch: MicroBatch) -> dict[str, Any]:
+    inputs: dict[str, Any] = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": batch.attention_mask,
+        "use_cache": False,
+    }
+    if batch.segment_lengths:
+        inputs |= segment_arguments(batch.segment_lengths, batch.input_ids.device)
+    return inputs

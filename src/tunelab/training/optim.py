@@ -1,0 +1,45 @@
+"""The optimizer, and the learning rate as a pure function of the step."""
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import torch
+
+from tunelab.components import build_component, resolve_target
+from tunelab.config import OptimConfig, Schedule
+
+
+def build_optimizer(
+    node: Mapping[str, Any], parameters: Iterable[torch.nn.Parameter], lr: float, scaled_gradients: bool
+) -> torch.optim.Optimizer:
+    """Build the optimizer that `optim.optimizer` names over the trainable parameters.
+
+    Where the class has a fused kernel it is used unless the configuration says otherwise: adapters are hundreds of
+    small tensors. Not with a gradient scaler (float16), whose unscaling has to come before the clipping.
+
+    Raises:
+        ConfigError: unknown class or argument, or a value the class refuses.
+    """
+    kind = cast(type[torch.optim.Optimizer], torch.optim.Optimizer)
+    cls = resolve_target(str(node.get("_target_")), "optim.optimizer", kind)
+    fused = {"fused": not scaled_gradients} if "fused" in inspect.signature(cls).parameters else {}
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return build_component({**fused, **node}, "optim.optimizer", kind, trained, lr=lr)
+
+
+def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) of `total_steps`.
+
+    Linear warm-up over `warmup_fraction` of the steps, its first step above 0; then constant, linear or half a cosine
+    down to `min_lr_fraction` of the peak, which the step after the last would reach.
+    """
+    warmup_steps = math.ceil(config.warmup_fraction * total_steps)
+    if step < warmup_steps:
+        return config.lr * (step + 1) / (warmup_steps + 1)
+    if config.schedule is Schedule.constant:
+        return config.lr
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    shape = 1 - progress if config.schedule is Schedule.linear else (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * (config.min_lr_fraction + (1 - config.min_lr_fraction) * shape)

@@ -1,0 +1,151 @@
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tunelab.config import EvaluationConfig, read_keys
+from tunelab.data.records import IGNORE_INDEX, EvaluationExample, MicroBatch, TokenizedExample
+from tunelab.evaluation import evaluating
+from tunelab.evaluation.evaluating import SplitEvaluation, evaluate_split, predict
+from tunelab.evaluation.generating import Completion
+from tunelab.evaluation.sums import TokenSums
+
+END, PAD = 1, 0
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280, special_tokens=["<pad>", "<end>"], initial_alphabet=alphabet
+    )
+    backend.train_from_iterator(["the answer is", "the name is"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
+
+
+@pytest.fixture
+def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.3, **sizes
+    )
+    return LlamaForCausalLM(config).double()
+
+
+def make_examples(tokenizer: PreTrainedTokenizerFast, responses: list[str]) -> list[EvaluationExample]:
+    examples: list[EvaluationExample] = []
+    for place, response in enumerate(responses):
+        prompt = "what is it?" + " please" * (place % 3)
+        prompt_ids, answer = tokenizer.encode(prompt), [*tokenizer.encode(response), END]
+        mask = torch.tensor([False] * len(prompt_ids) + [True] * len(answer))
+        tokenized = TokenizedExample(torch.tensor(prompt_ids + answer), mask, f"rows.jsonl:{place + 1}")
+        examples.append(EvaluationExample(prompt_ids, prompt, response, tokenized, tokenized.origin))
+    return examples
+
+
+def score_with(model: LlamaForCausalLM):
+    """The loss in plain words, for padded micro-batches."""
+
+    def score_tokens(batch: MicroBatch) -> TokenSums:
+        assert not model.training
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
+        labels = batch.labels[:, 1:]
+        kept, targets = logits[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
+        nll = F.cross_entropy(kept, targets, reduction="sum").double()
+        return TokenSums(nll, torch.tensor(len(targets)), (kept.argmax(-1) == targets).sum())
+
+    return score_tokens
+
+
+def evaluate(model, tokenizer, examples, budget: int = 100, **config) -> SplitEvaluation:
+    return evaluate_split(
+        model, tokenizer, examples, score_tokens=score_with(model), padded=True, micro_batch_tokens=budget,
+        device=torch.device("cpu"), config=EvaluationConfig(**config), end_token_ids=[END],
+    )  # fmt: skip
+
+
+def test_loss_is_that_of_each_example_alone(model, tokenizer):
+    examples = make_examples(tokenizer, ["five", "the answer is seven", "Zoë 🙂"])
+    metrics = evaluate(model, tokenizer, examples, generate=False).metrics
+    nll, count, correct = 0.0, 0, 0
+    for example in examples:
+        ids = example.tokenized.input_ids
+        scores = model(input_ids=ids[None]).logits[0].detach().log_softmax(-1)
+        for place in range(len(example.prompt_ids), len(ids)):
+            nll -= float(scores[place - 1, ids[place]])
+            correct += int(scores[place - 1].argmax() == ids[place])
+            count += 1
+    assert metrics == pytest.approx({
+        "num_examples": 3, "num_supervised_tokens": count, "loss": nll / count,
+        "perplexity": math.exp(nll / count), "token_accuracy": correct / count,
+    }, rel=1e-12)  # fmt: skip
+    alone = evaluate(model, tokenizer, examples, budget=1, generate=False).metrics
+    assert alone == pytest.approx(metrics, rel=1e-12)
+
+
+def test_predictions_are_scored_in_order(model, tokenizer, monkeypatch: pytest.MonkeyPatch):
+    written = ['{"name": "Zoë"}', "", '{"name": null} the']
+    completions = [
+        Completion(tokenizer.encode(text), finished)
+        for text, finished in zip(written, (True, True, False), strict=True)
+    ]
+    monkeypatch.setattr(evaluating, "generate", lambda *_, **__: completions)
+    examples = make_examples(tokenizer, ['{"name": "Zoë"}', '{"name": "Bo"}', '{"name": "Cy"}'])
+    result = evaluate(model, tokenizer, examples)
+    assert [prediction.completion for prediction in result.predictions] == written
+    assert [prediction.id for prediction in result.predictions] == [f"rows.jsonl:{n}" for n in (1, 2, 3)]
+    expected = {
+        "exact_match": 1 / 3, "json_valid": 1 / 3, "field_f1": 2 / 4, "field_f1/name": 2 / 4,
+        "finished_fraction": 2 / 3, "num_scored": 3, "num_json_references": 3,
+    }  # fmt: skip
+    assert {key: result.metrics[key] for key in expected} == expected
+    assert json.loads(json.dumps(result.predictions[1].to_dict())) == {
+        "id": "rows.jsonl:2", "prompt": "what is it? please", "reference": '{"name": "Bo"}', "completion": "",
+        "finished": True, "scores": {"exact_match": 0.0, "json_valid": 0.0, "field_f1": 0.0},
+    }  # fmt: skip
+
+
+def test_prose_has_no_json_metrics(model, tokenizer):
+    result = evaluate(model, tokenizer, make_examples(tokenizer, ["five", "six"]), max_new_tokens=5)
+    assert not {"json_valid", "field_f1"} & result.metrics.keys()
+    assert set(result.predictions[0].scores) == {"exact_match"}
+    assert predict(
+        model, tokenizer, make_examples(tokenizer, ["five", "six"]),
+        config=EvaluationConfig(max_new_tokens=5), end_token_ids=[END],
+    ) == result.predictions  # fmt: skip
+
+
+def test_max_examples(model, tokenizer):
+    result = evaluate(model, tokenizer, make_examples(tokenizer, ["a"] * 5), max_examples=2, max_new_tokens=2)
+    assert (result.metrics["num_examples"], len(result.predictions)) == (2, 2)
+
+
+@pytest.mark.parametrize("generate", [True, False])
+def test_keys_are_read_only_where_they_matter(model, tokenizer, generate: bool):
+    config = EvaluationConfig(generate=generate, max_new_tokens=2)
+    object.__getattribute__(config, "__dict__")["_read"] = set()  # the checks of the config read them too
+    evaluate_split(
+        model, tokenizer, make_examples(tokenizer, ["a"]), score_tokens=score_with(model), padded=True,
+        micro_batch_tokens=64, device=torch.device("cpu"), config=config, end_token_ids=[END],
+    )  # fmt: skip
+    only_to_generate = {"max_new_tokens", "generation_batch_tokens"}
+    assert read_keys(config) == {"generate", "max_examples"} | (only_to_generate if generate else set())
+
+
+def test_an_empty_split_has_no_scores(model, tokenizer):
+    result = evaluate(model, tokenizer, [])
+    assert result == SplitEvaluation({"num_examples": 0, "num_supervised_tokens": 0}, [])
+
+
+def test_the_model_is_as_before(model, tokenizer):
+    model.train()
+    evaluate(model, tokenizer, make_examples(tokenizer, ["a"]), max_new_tokens=2)
+    assert all(module.training for module in model.modules())

@@ -1,0 +1,204 @@
+import copy
+import random
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from tunelab.errors import DataError, ModelError
+from tunelab.evaluation import generating
+from tunelab.evaluation.generating import Completion, generate
+from tunelab.model.attention import VARLEN
+
+VOCABULARY = 60
+ENDS = [7, 11, 13]
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "eos_token_id": None,
+    "bos_token_id": None,
+    "initializer_range": 0.3,  # random weights that do not repeat one token for ever
+}
+GROUPED = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
+ARCHITECTURES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**GROUPED),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3,
+        eos_token_id=None, bos_token_id=None,
+    ),
+    "mistral": MistralConfig(**GROUPED, sliding_window=6),
+    "qwen2": Qwen2Config(**{k: v for k, v in GROUPED.items() if k != "head_dim"}),
+    "qwen3": Qwen3Config(**GROUPED),
+}  # fmt: skip
+
+
+def make(name: str = "llama", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(copy.deepcopy(ARCHITECTURES[name])).to(dtype)
+
+
+def make_prompts(count: int, longest: int = 20) -> list[list[int]]:
+    rng = random.Random(5)
+    return [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, longest))] for _ in range(count)]
+
+
+def run(model: torch.nn.Module, prompts: list[list[int]], **changes) -> list[Completion]:
+    arguments = {"max_new_tokens": 24, "batch_tokens": 10**6, "end_token_ids": ENDS, "pad_token_id": 0}
+    return generate(model, prompts, **{**arguments, **changes})
+
+
+def reference(model: PreTrainedModel, prompt: list[int], max_new_tokens: int = 24) -> Completion:
+    """transformers' own greedy generation of one prompt alone."""
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.eval().generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens,
+            do_sample=False, eos_token_id=ENDS, pad_token_id=0,
+        )  # fmt: skip
+    tokens = output[0, len(prompt) :].tolist()
+    finished = bool(tokens) and tokens[-1] in ENDS
+    return Completion(tokens[:-1] if finished else tokens, finished)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_batch_changes_nothing_and_transformers_agrees(name: str):
+    model, prompts = make(name), make_prompts(64)
+    together = run(model, prompts)
+    assert together == run(model, prompts, batch_tokens=1)
+    assert together == run(model, prompts, batch_tokens=300)
+    assert together[:12] == [reference(model, prompt) for prompt in prompts[:12]]
+    assert {done.finished for done in together} == {True, False}
+    assert len({tuple(done.token_ids) for done in together}) > 30
+
+
+def test_an_adapter_counts():
+    model = make()
+    plain = run(model, make_prompts(8))
+    torch.manual_seed(0)
+    tuned = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False)).double()
+    adapted = run(tuned, make_prompts(8))
+    assert adapted != plain
+    assert adapted == run(tuned, make_prompts(8), batch_tokens=1)
+    assert adapted == [reference(tuned, prompt) for prompt in make_prompts(8)]
+
+
+def test_virtual_tokens_are_refused():
+    model = get_peft_model(make(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ModelError, match="virtual tokens"):
+        run(model, [[1]])
+
+
+def test_a_model_in_varlen_attention_decodes_as_ever():
+    model = make()
+    plain = run(model, make_prompts(8))
+    model.set_attn_implementation(VARLEN)
+    assert run(model, make_prompts(8)) == plain
+    assert model.config._attn_implementation == VARLEN
+
+
+def test_no_prompts_no_completions():
+    assert run(make(), []) == []
+
+
+def test_a_model_that_ends_at_once_says_nothing():
+    done = run(make(), make_prompts(3), end_token_ids=list(range(VOCABULARY)))
+    assert done == [Completion([], finished=True)] * 3
+
+
+def test_an_end_token_that_is_also_the_pad_token():
+    model, prompts = make(), make_prompts(16)
+    assert run(model, prompts, pad_token_id=ENDS[0]) == run(model, prompts)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_positions_run_out(name: str):
+    model = make(name)
+    prompts = [[1] * 60, [2, 3], [4] * 63]
+    done = run(model, prompts, end_token_ids=[VOCABULARY])
+    assert [len(completion.token_ids) for completion in done] == [4, 24, 1]
+    assert not any(completion.finished for completion in done)
+    assert done[0] == reference(model, prompts[0], max_new_tokens=4)
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "at least 1 token"), ([1] * 64, "64 positions")])
+def test_a_prompt_that_cannot_be_completed(prompt: list[int], message: str):
+    with pytest.raises(DataError, match=f"{message}.*prompt number 2"):
+        run(make(), [[1], prompt])
+
+
+def test_modes_come_back_one_by_one():
+    model = make().train()
+    model.lm_head.eval()
+    run(model, [[1]])
+    assert model.training
+    assert model.model.layers[0].training
+    assert not model.lm_head.training
+
+
+def test_modes_come_back_after_an_error(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(generating, "decode", fail)
+    model = make().train()
+    with pytest.raises(RuntimeError, match="boom"):
+        run(model, [[1]])
+    assert model.training
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_model_can_train_after_it_generated():
+    model = make().train()
+    run(model, make_prompts(4))
+    model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+    assert model.lm_head.weight.grad is not None
+
+
+def test_batches_hold_the_budget(monkeypatch: pytest.MonkeyPatch):
+    sizes: list[tuple[int, int]] = []
+    decode = generating.decode
+
+    def record(model, causal_lm, batch, *rest):
+        sizes.append((len(batch), max(len(request.prompt_ids) for request in batch)))
+        return decode(model, causal_lm, batch, *rest)
+
+    monkeypatch.setattr(generating, "decode", record)
+    run(make(), make_prompts(40), batch_tokens=200)
+    assert sum(rows for rows, _ in sizes) == 40
+    assert all(rows * (longest + 24) <= 200 for rows, longest in sizes)
+
+
+def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(), make_prompts(9)
+    expected = run(model, prompts)
+    decode = generating.decode
+
+    def small_memory(model, causal_lm, batch, *rest):
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return decode(model, causal_lm, batch, *rest)
+
+    monkeypatch.setattr(generating, "decode", small_memory)
+    assert run(model, prompts) == expected
+
+
+def test_out_of_memory_with_one_prompt_is_an_error(monkeypatch: pytest.MonkeyPatch):
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(generating, "decode", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(make(), make_prompts(3))
