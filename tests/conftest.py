@@ -1,12 +1,23 @@
 """A base model and data small enough for every test: random weights, a byte-level BPE trained on the spot."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tunelab.compose import prepare_arguments, to_config
+from tunelab.config import EvaluateConfig, RunConfig
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCHEMAS = {"train": RunConfig, "evaluate": EvaluateConfig}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -67,3 +78,42 @@ def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Callable[..., Any]:
+    """Compose what `python train.py <overrides>` would, into plain dataclasses."""
+
+    def composed(*overrides: str, command: str = "train", folder: Path = REPOSITORY / "conf") -> Any:
+        ConfigStore.instance().store(name="run_schema", node=RunConfig)
+        ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+        schema = SCHEMAS.get(command, RunConfig)
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            node = compose(command, overrides=prepare_arguments(list(overrides), schema))
+        return to_config(node, schema)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides(model_folder: Path, data_file: Path) -> list[str]:
+    """Six steps of LoRA on the smallest model, without completions: about a second."""
+    return [
+        f"model.path={model_folder}", "data=file", f"data.path={data_file}", "data.validation_fraction=0.15",
+        "data.test_fraction=0.1", "data.batch_size=8", "data.max_length=96", "trainer.max_steps=6",
+        "trainer.val_every_steps=3", "trainer.log_every_steps=1", "trainer.num_sample_completions=0",
+        "evaluation=loss", "evaluation.base=false", "optim.lr=1e-2", "optim.warmup_fraction=0", "logger=none",
+        "trainer.micro_batch_tokens=128", "peft.r=4",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_config(compose_config: Callable[..., Any], tiny_overrides: list[str]) -> Callable[..., RunConfig]:
+    """The configuration of a tiny run, with further overrides."""
+    return lambda *overrides: compose_config(*tiny_overrides, *overrides)
+
+
+@pytest.fixture(scope="session")
+def quiet_environment() -> dict[str, str]:
+    """The environment of a child process: one thread, no hub."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}

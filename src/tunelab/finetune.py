@@ -27,7 +27,7 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.export import export_model
-from tunelab.model.loading import load_base_model
+from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.preflight import Prepared, TrainingPlan, fingerprints, plan_training, prepare
 from tunelab.run import RunFolder, provenance, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
@@ -109,7 +109,7 @@ def _load_model(session: Session) -> CausalLM:
     config, prepared = session.config, session.prepared
     base = load_base_model(config.model, prepared.device)
     if config.trainer.gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(base)
     model = attach_adapter(base, session.plan.peft_config, config.seed)
     if prepared.precision is not Precision.fp32:
         skip_input_casts(model)

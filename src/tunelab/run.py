@@ -18,6 +18,7 @@ from typing import Any
 
 from tunelab.config import RunConfig, to_plain
 from tunelab.errors import ConfigError, TunelabError
+from tunelab.strict_json import finite
 
 SCHEMA_VERSION = 1
 PACKAGES = ("tunelab", "torch", "transformers", "peft", "pytorch-lightning", "bitsandbytes", "hydra-core", "tokenizers")
@@ -56,8 +57,8 @@ class RunFolder:
         staging.replace(self.path / name)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file whole or not at all."""
-        self.write_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        """Write a JSON file whole or not at all; JSON knows no infinity and no nan, they become null."""
+        self.write_text(name, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """The summary an earlier start of this run left; empty where there is none."""

@@ -41,6 +41,8 @@ def quiet_libraries() -> None:
     """Keep the chatter of the libraries underneath off the screen; their warnings still come through."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
+    # Lightning 2.6 asks torch 2.13 in a way that it will have to change.
+    warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
     # PEFT 0.21 asks transformers 5.23 for an attribute under its old name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 

@@ -13,6 +13,7 @@ def main(folder_name: str, overrides: list[str]) -> None:
     """Train the run of `folder_name` as one of several processes."""
     folder = open_run_folder(folder_name)
     config = load_config(folder.path / "config.yaml")
+    _ = config.output_dir  # used: the folder was made from it
     try:
         fine_tune(config, folder, tuple(overrides), resuming=(folder.checkpoints / "last.ckpt").exists())
     except TunelabError as error:

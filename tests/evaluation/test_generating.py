@@ -1,11 +1,13 @@
 import copy
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     GPT2Config,
     LlamaConfig,
     MistralConfig,
@@ -165,6 +167,29 @@ def test_a_model_can_train_after_it_generated():
     run(model, make_prompts(4))
     model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
     assert model.lm_head.weight.grad is not None
+
+
+def test_a_quantised_model_has_the_same_gradients_after_it_generated(tmp_path: Path):
+    make(dtype=torch.float32).save_pretrained(tmp_path)
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=nf4)  # in eval mode
+    torch.manual_seed(0)
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+
+    def gradients() -> list[torch.Tensor]:
+        model.train().zero_grad()
+        model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    first = run(model, make_prompts(4))
+    before = gradients()
+    assert run(model, make_prompts(4)) == first
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True))
+    # Generation repeats the weights as they are; a fresh load, never run in eval mode, is the truth.
+    torch.manual_seed(0)
+    fresh = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=nf4)
+    model = get_peft_model(fresh, LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(), strict=True))
 
 
 def test_batches_hold_the_budget(monkeypatch: pytest.MonkeyPatch):

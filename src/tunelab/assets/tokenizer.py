@@ -19,7 +19,7 @@ WORDS = Regex(
     r"|\p{Lu}\p{Ll}+"  # a capitalised word never does, so a name after a space or a quote is the same name
     r"|\p{Lu}+(?!\p{Ll})"
     r"|\p{L}+"
-    r"|\p{N}"  # every digit alone
+    r"|\p{N}{1,2}"  # digits in pairs from the left: days, months and cents are one token each
     r"|[^\s\p{L}\p{N}]+(?: [^\s\p{L}\p{N}]+)*(?: (?=[\p{Lu}\p{N}]))?"  # takes the space before a value
     r"|\s+"
 )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, cast
 
 import torch
 
@@ -66,7 +67,7 @@ def prompt_ids(encoded: EncodedExample, max_length: int, bos_token_id: int | Non
     At most the last `max_length` of them, behind the beginning-of-sequence token; the response has no say
     in it.
     """
-    prompt: list[int] = encoded.input_ids[: _last_turn(encoded.loss_mask)].tolist()
+    prompt: list[int] = cast(Any, encoded.input_ids[: _last_turn(encoded.loss_mask)]).tolist()
     if len(prompt) <= max_length:
         return prompt
     bos = prompt[:1] if _has_bos(encoded.input_ids, bos_token_id) else []

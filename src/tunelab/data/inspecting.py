@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any, cast
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -46,9 +47,9 @@ def _stretches(example: TokenizedExample, tokenizer: PreTrainedTokenizerBase) ->
     Decoded as what it adds to the text before, because some tokenizers drop the first space of what they
     decode.
     """
-    ids: list[int] = example.input_ids.tolist()
+    ids: list[int] = cast(Any, example.input_ids).tolist()
     end, before = 0, ""
-    mask: list[bool] = example.loss_mask.tolist()
+    mask: list[bool] = cast(Any, example.loss_mask).tolist()
     for trained, run in groupby(mask):
         end += len(list(run))
         text = decode(tokenizer, ids[:end])

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tunelab.data.records import Row
 from tunelab.embedded import locate
@@ -88,7 +88,7 @@ def _read_json(name: str, text: str) -> Iterator[Row]:
         raise DataError(
             f"{name}: expected a list of objects, found {_kind(records)}; use [{{…}}, {{…}}] or .jsonl."
         )
-    for index, record in enumerate(records):
+    for index, record in enumerate(cast("list[Any]", records)):
         origin = f"{name}[{index}]"
         yield _row(record, origin)
 
@@ -110,12 +110,19 @@ def _parse_json(text: str, origin: str) -> Any:
 def _row(record: Any, origin: str) -> Row:
     if not isinstance(record, dict):
         raise DataError(f"{origin}: expected an object with named fields, found {_kind(record)}.")
-    return Row(record, origin)
+    return Row(cast("dict[str, Any]", record), origin)
 
 
 def _kind(value: Any) -> str:
-    names = {type(None): "null", bool: "true or false", str: "a string", list: "a list", dict: "an object"}
-    return names.get(type(value), "a number")
+    names: dict[Any, str] = {
+        type(None): "null",
+        bool: "true or false",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
+    kind: Any = type(value)
+    return names.get(kind, "a number")
 
 
 def _read_csv(name: str, text: str) -> Iterator[Row]:

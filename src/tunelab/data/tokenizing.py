@@ -113,7 +113,7 @@ def _align_around(whole: list[int], before: list[list[int]], after: list[list[in
 def _align_by_prefix(
     example: RenderedExample, whole: list[int], heads: list[list[int]], tokenizer: PreTrainedTokenizerBase
 ) -> _Aligned:
-    """Each seam lies where `heads`, the texts before it by themselves, end; or all segments are encoded apart."""
+    """Put each seam where the text before it, by itself, ends; else encode all segments apart."""
     straddled = sum(head != whole[: len(head)] for head in heads)
     if not straddled:
         seams = [0, *map(len, heads), len(whole)]
@@ -126,7 +126,7 @@ def _align_by_prefix(
 def _encode_inside(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Encode `text` as it would be inside a longer one: some tokenizers put a space before every text.
 
-    A line break in front takes that space, and is taken off again; where it merges with `text`, alone must do.
+    A line break in front takes that space and is taken off again; where it merges with `text`, alone it is.
     """
     guard, guarded, alone = encode_texts(tokenizer, ["\n", f"\n{text}", text])
     return guarded[len(guard) :] if guarded[: len(guard)] == guard else alone

@@ -59,7 +59,25 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"model.path: the weights of {config.path!r} cannot be loaded ({first_line(error)}).") from error
     model.config.use_cache = False
+    _keep_weights_as_stored(model)
     return model.train()
+
+
+def enable_checkpointing(model: PreTrainedModel) -> None:
+    """Recompute activations in the backward pass instead of keeping them (non-reentrant)."""
+    # transformers 5.18 gave the method its new name; the old one warns.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def _keep_weights_as_stored(model: PreTrainedModel) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights, with rounded scales, at the first evaluation on the CPU.
+
+    Training after that evaluation would compute with other weights than training before it.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
 
 
 def torch_dtype(dtype: DType, device: torch.device) -> torch.dtype | str:

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
+from tunelab.strict_json import finite
 from tunelab.training.checkpoint import BEST, LAST, keep_previous
 from tunelab.training.module import CausalLMModule
 
@@ -64,7 +65,7 @@ class MetricsWriter(pl.Callback):
             return
         step = trainer.global_step
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+            file.write(json.dumps(finite({"step": step, **metrics}), allow_nan=False) + "\n")
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
         self._listener(step, metrics)

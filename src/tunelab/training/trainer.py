@@ -84,6 +84,7 @@ def build_trainer(
         val_check_interval=min(val_every_steps, total_steps) if val_every_steps else None,
         limit_val_batches=1.0 if val_every_steps else 0,
         num_sanity_val_steps=0,
+        log_every_n_steps=1,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -1,0 +1,15 @@
+"""Strict JSON: what it cannot hold is null."""
+
+import math
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """Replace infinities and nan by None, at any depth of dictionaries and lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return value
