@@ -71,7 +71,10 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty question and answer rows of ragged length."""
     rows = [
-        {"prompt": f"what is {a} plus {b}?" + " please" * (a % 4), "response": f"the answer is {a + b}" + "." * (b % 7)}
+        {
+            "prompt": f"what is {a} plus {b}?" + " please" * (a % 4),
+            "response": f"the answer is {a + b}" + "." * (b % 7),
+        }
         for a in range(10)
         for b in range(6)
     ]

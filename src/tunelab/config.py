@@ -283,7 +283,10 @@ class EvaluateConfig(Section):
 
     def __post_init__(self) -> None:
         if self.run is None and self.adapter is None:
-            raise ConfigError("run: expected a run folder or an adapter, found neither; set run=<run folder> or adapter=<PEFT folder>.")
+            raise ConfigError(
+                "run: expected a run folder or an adapter, found neither; "
+                "set run=<run folder> or adapter=<PEFT folder>."
+            )
 
 
 def to_plain(value: Any) -> Any:

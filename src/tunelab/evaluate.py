@@ -16,7 +16,13 @@ from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.reporting import comparison_table, write_predictions
 from tunelab.measuring import prove_shortcuts
-from tunelab.model.adapter import CausalLM, adapter_disabled, is_adapter_folder, load_adapter, skip_input_casts
+from tunelab.model.adapter import (
+    CausalLM,
+    adapter_disabled,
+    is_adapter_folder,
+    load_adapter,
+    skip_input_casts,
+)
 from tunelab.model.loading import load_base_model
 from tunelab.preflight import Prepared, prepare
 from tunelab.run import RunFolder, make_new_folder
@@ -36,7 +42,7 @@ def evaluate(
     console = RunConsole(folder.path / "run.log" if folder else None)
     quiet_libraries()
     run = replace(run, evaluation=config.evaluation) if run else _run_config(config)
-    adapter = Path(config.adapter) if config.adapter or folder is None else folder.adapter
+    adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
     prepared = prepare(run)
     console.print(report_table(prepared.data.report))
     examples = _examples(prepared, config.split)

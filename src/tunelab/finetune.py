@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -28,6 +27,7 @@ from tunelab.model.adapter import (
 )
 from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
+from tunelab.model.tokenizer import pad_token_id
 from tunelab.preflight import Prepared, TrainingPlan, fingerprints, plan_training, prepare
 from tunelab.run import RunFolder, provenance, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
@@ -60,7 +60,9 @@ class Session:
     is_main: bool  # the process that writes, of those that train
 
 
-def fine_tune(config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool = False) -> dict[str, float]:
+def fine_tune(
+    config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool = False
+) -> dict[str, float]:
     """Run everything `config` asks for and leave the result in `folder`; return the final metrics.
 
     Raises:
@@ -75,7 +77,15 @@ def fine_tune(config: RunConfig, folder: RunFolder, overrides: Sequence[str], re
         with folder.stage("prepare"):
             peft_config = build_peft_config(config.peft)
             prepared = prepare(config)
-            session = Session(config, folder, prepared, plan_training(config, prepared, peft_config), console, overrides, is_main)
+            session = Session(
+                config,
+                folder,
+                prepared,
+                plan_training(config, prepared, peft_config),
+                console,
+                overrides,
+                is_main,
+            )
             loggers = build_loggers(config.logger, folder.path) if is_main else []
             _show_and_save_preparation(session)
         with folder.stage("load"):
@@ -123,9 +133,9 @@ def _measure_base(session: Session, model: CausalLM, measure: Measurement) -> Sp
     examples = session.prepared.data.test
     if not (session.config.evaluation.base and session.is_main and examples):
         return None
-    with session.folder.stage("evaluate_base"), session.console.status("measuring the base model"):
-        with adapter_disabled(model):
-            base = measure(model, examples)
+    status = session.console.status("measuring the base model")
+    with session.folder.stage("evaluate_base"), status, adapter_disabled(model):
+        base = measure(model, examples)
     session.folder.summary.metrics |= {f"base/test/{key}": value for key, value in base.metrics.items()}
     return base
 
@@ -143,7 +153,7 @@ def _train(
         seed=config.seed,
         micro_batch_tokens=config.trainer.micro_batch_tokens,
         padded=measure.padded,
-        pad_token_id=prepared.tokenizer.pad_token_id,
+        pad_token_id=pad_token_id(prepared.tokenizer),
         scaled_gradients=prepared.precision is Precision.fp16,
     )
     checkpoint = RunCheckpoint(folder.checkpoints, config.trainer.checkpoint_every_steps, plan.validates_at)
@@ -170,7 +180,11 @@ def _train(
 
 
 def _callbacks(
-    session: Session, measure: Measurement, model: CausalLM, checkpoint: RunCheckpoint, progress: ProgressReporter
+    session: Session,
+    measure: Measurement,
+    model: CausalLM,
+    checkpoint: RunCheckpoint,
+    progress: ProgressReporter,
 ) -> list[pl.Callback]:
     """In the order they act: figures first, then early stopping (whose state a checkpoint holds), then saving."""
     config, plan, folder = session.config, session.plan, session.folder

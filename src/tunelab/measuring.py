@@ -11,7 +11,7 @@ from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, evaluate_split, predict
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
-from tunelab.model.tokenizer import end_token_ids
+from tunelab.model.tokenizer import end_token_ids, token_id
 from tunelab.preflight import Prepared
 from tunelab.training.doctor import Check, Diagnosis, choose_layout, diagnose
 from tunelab.training.objective import SftObjective
@@ -53,8 +53,9 @@ class Measurement:
 
     def end_token_ids(self, model: CausalLM) -> list[int]:
         """Ids at which completions end: the end of turn that training taught, and the model's own."""
-        taught = self.prepared.tokenizer.convert_tokens_to_ids(self.prepared.data.end_of_turn)
-        return sorted({*end_token_ids(self.prepared.tokenizer, base_of(model).generation_config), int(taught)})
+        tokenizer = self.prepared.tokenizer
+        taught = token_id(tokenizer, self.prepared.data.end_of_turn)
+        return sorted({*end_token_ids(tokenizer, base_of(model).generation_config), taught})
 
 
 def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, console: Console) -> Measurement:

@@ -84,7 +84,7 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
 def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     """What identifies data and base model in provenance.json."""
     source = Path(resolve_model(config.model.path, config.model.revision))
-    files = sorted(source.glob("*.safetensors")) + [source / "config.json"] if source.is_dir() else []
+    files = [*sorted(source.glob("*.safetensors")), source / "config.json"] if source.is_dir() else []
     return {
         "data_sha256": prepared.data.report.file_sha256,
         "base_model": {

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,16 @@ from tunelab.errors import ConfigError, TunelabError
 from tunelab.strict_json import finite
 
 SCHEMA_VERSION = 1
-PACKAGES = ("tunelab", "torch", "transformers", "peft", "pytorch-lightning", "bitsandbytes", "hydra-core", "tokenizers")
+PACKAGES = (
+    "tunelab",
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "bitsandbytes",
+    "hydra-core",
+    "tokenizers",
+)
 
 
 @dataclass(slots=True)
@@ -72,7 +81,7 @@ class RunFolder:
         self.write_json("summary.json", summary)
 
     @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Generator[None]:
         """Time a part of the run."""
         start = time.perf_counter()
         try:
@@ -141,7 +150,7 @@ def config_hash(config: RunConfig) -> str:
 @contextlib.contextmanager
 def recorded(
     folder: RunFolder, config: RunConfig, interruptions: tuple[type[BaseException], ...], is_main: bool = True
-) -> Iterator[None]:
+) -> Generator[None]:
     """Write summary.json however the run ends: finished, failed (with the reason), or interrupted.
 
     Only the process that `is_main` writes, of several that train together.
@@ -165,9 +174,20 @@ def recorded(
 
 
 def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | None) -> dict[str, Any]:
-    names = ("config.yaml", "metrics.jsonl", "predictions.jsonl", "data_report.json", "doctor.json", "provenance.json")
+    names = (
+        "config.yaml",
+        "metrics.jsonl",
+        "predictions.jsonl",
+        "data_report.json",
+        "doctor.json",
+        "provenance.json",
+    )
     paths = {name.rpartition(".")[0]: name for name in names if (folder.path / name).is_file()}
-    folders = {"adapter": "adapter", "last_checkpoint": "checkpoints/last.ckpt", "best_checkpoint": "checkpoints/best.ckpt"}
+    folders = {
+        "adapter": "adapter",
+        "last_checkpoint": "checkpoints/last.ckpt",
+        "best_checkpoint": "checkpoints/best.ckpt",
+    }
     paths |= {key: name for key, name in folders.items() if (folder.path / name).exists()}
     return {
         "schema_version": SCHEMA_VERSION,

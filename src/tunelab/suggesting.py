@@ -3,6 +3,11 @@
 import difflib
 from collections.abc import Iterable
 
+_BATCH = "data.batch_size (examples per step over all devices; memory is trainer.micro_batch_tokens)"
+_CUT = "data.batch_size (a step is cut to fit trainer.micro_batch_tokens by itself)"
+_MASKED = "nothing: prompts are never trained on; responses always are"
+_PADDING_FREE = "model.attention=varlen (padding-free; chosen by itself where it is safe)"
+
 # What people from other tools type → our key (and what is different about it).
 FOREIGN_KEYS = {
     "base_model": "model.path",
@@ -30,19 +35,19 @@ FOREIGN_KEYS = {
     "max_seq_length": "data.max_length",
     "max_seq_len": "data.max_length",
     "block_size": "data.max_length",
-    "per_device_train_batch_size": "data.batch_size (examples per step over all devices; memory is trainer.micro_batch_tokens)",
-    "per_device_batch_size": "data.batch_size (examples per step over all devices; memory is trainer.micro_batch_tokens)",
-    "gradient_accumulation_steps": "data.batch_size (a step is cut to fit trainer.micro_batch_tokens by itself)",
-    "accumulate_grad_batches": "data.batch_size (a step is cut to fit trainer.micro_batch_tokens by itself)",
+    "per_device_train_batch_size": _BATCH,
+    "per_device_batch_size": _BATCH,
+    "gradient_accumulation_steps": _CUT,
+    "accumulate_grad_batches": _CUT,
     "micro_batch_size": "trainer.micro_batch_tokens (tokens, not examples)",
     "global_batch_size": "data.batch_size",
-    "train_on_inputs": "nothing: prompts are never trained on; responses always are",
-    "mask_prompt": "nothing: prompts are never trained on; responses always are",
-    "train_on_prompt": "nothing: prompts are never trained on; responses always are",
-    "completion_only_loss": "nothing: prompts are never trained on; responses always are",
-    "sample_packing": "model.attention=varlen (padding-free; chosen by itself where it is safe)",
-    "packing": "model.attention=varlen (padding-free; chosen by itself where it is safe)",
-    "padding_free": "model.attention=varlen (padding-free; chosen by itself where it is safe)",
+    "train_on_inputs": _MASKED,
+    "mask_prompt": _MASKED,
+    "train_on_prompt": _MASKED,
+    "completion_only_loss": _MASKED,
+    "sample_packing": _PADDING_FREE,
+    "packing": _PADDING_FREE,
+    "padding_free": _PADDING_FREE,
     "learning_rate": "optim.lr",
     "lr": "optim.lr",
     "lr_scheduler": "optim.schedule",

@@ -16,7 +16,6 @@ from rich.tree import Tree
 
 from tunelab.config import RunConfig, to_plain
 
-
 PLAIN_WIDTH = 110  # columns where the output is no terminal
 
 
@@ -55,7 +54,7 @@ def config_tree(config: RunConfig) -> Tree:
 
 
 class ProgressReporter:
-    """Shows steps as they are logged: a bar with loss, speed and time left, or plain lines where there is no terminal."""
+    """Shows steps as they are logged: a bar with loss, speed and time left; plain lines where there is no terminal."""
 
     def __init__(self, console: Console, total_steps: int) -> None:
         self._console = console
@@ -81,8 +80,8 @@ class ProgressReporter:
             self._console.print(f"validation at step {step}: loss {loss:.4f}, token accuracy {accuracy:.1%}")
             return
         figures = (
-            f"loss {metrics['train/loss']:.4f} · grad norm {metrics['train/grad_norm']:.3g} · lr {metrics['train/lr']:.2e}"
-            f" · {metrics['perf/tokens_per_second']:,.0f} tokens/s"
+            f"loss {metrics['train/loss']:.4f} · grad norm {metrics['train/grad_norm']:.3g} · "
+            f"lr {metrics['train/lr']:.2e} · {metrics['perf/tokens_per_second']:,.0f} tokens/s"
         )
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, figures=figures)

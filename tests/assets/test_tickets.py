@@ -20,9 +20,7 @@ CORPUS_SHA256 = "4946fbc78175cea2516033a153228bb3545ca7f12b986ba928e7032acc477e6
 
 
 def read(pool: Pool) -> list[tuple[str, dict[str, str | None]]]:
-    rows = [
-        json.loads(line)["messages"] for line in (FOLDER / f"{pool}.jsonl").read_text("utf-8").splitlines()
-    ]
+    rows = [json.loads(line)["messages"] for line in (FOLDER / f"{pool}.jsonl").read_text("utf-8").splitlines()]
     assert all([m["role"] for m in messages] == ["user", "assistant"] for messages in rows)
     return [(user["content"], json.loads(assistant["content"])) for user, assistant in rows]
 
@@ -108,9 +106,7 @@ def test_dates_are_written_as_people_write_them(text: str) -> None:
     assert text in [Date(2024, 3, 14).written(form) for form in range(values.NUM_DATE_FORMS)]
 
 
-@pytest.mark.parametrize(
-    ("day", "ordinal"), [(1, "1st"), (2, "2nd"), (11, "11th"), (13, "13th"), (23, "23rd")]
-)
+@pytest.mark.parametrize(("day", "ordinal"), [(1, "1st"), (2, "2nd"), (11, "11th"), (13, "13th"), (23, "23rd")])
 def test_ordinals(day: int, ordinal: str) -> None:
     assert f"the {ordinal} of" in Date(2020, 5, day).written(3)
 

@@ -54,12 +54,8 @@ def test_any_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerFast, tex
     assert tokenizer.decode(ids(tokenizer, text)) == text
 
 
-@pytest.mark.parametrize(
-    "value", ["Marelda Voss", "KT-48213", "7398-163", "2024-03-14", "149.90 EUR", "Oak Tea Pot"]
-)
-def test_a_value_has_the_same_tokens_wherever_it_stands(
-    tokenizer: PreTrainedTokenizerFast, value: str
-) -> None:
+@pytest.mark.parametrize("value", ["Marelda Voss", "KT-48213", "7398-163", "2024-03-14", "149.90 EUR", "Oak Tea Pot"])
+def test_a_value_has_the_same_tokens_wherever_it_stands(tokenizer: PreTrainedTokenizerFast, value: str) -> None:
     bare = ids(tokenizer, value)
     for text in (f"is {value}.", f'{{"x": "{value}"}}', f"({value})", f": {value}\n", f"'{value}', "):
         found = ids(tokenizer, text)
@@ -75,9 +71,7 @@ def test_special_tokens_are_distinct(tokenizer: PreTrainedTokenizerFast) -> None
     )
     special = [tokenizer.convert_tokens_to_ids(token) for token in recipe.SPECIAL_TOKENS]
     assert len(set(special)) == len(recipe.SPECIAL_TOKENS)
-    assert all(
-        ids(tokenizer, token) == [id_] for token, id_ in zip(recipe.SPECIAL_TOKENS, special, strict=True)
-    )
+    assert all(ids(tokenizer, token) == [id_] for token, id_ in zip(recipe.SPECIAL_TOKENS, special, strict=True))
 
 
 def test_the_chat_template_is_prefix_stable(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -100,9 +94,7 @@ def test_the_model_is_small(model: LlamaForCausalLM) -> None:
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
-def test_generation_stops_at_the_end_of_a_turn(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_generation_stops_at_the_end_of_a_turn(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     ends = [tokenizer.convert_tokens_to_ids(token) for token in (recipe.EOS, recipe.END)]
     assert model.generation_config.eos_token_id == ends
     assert not model.generation_config.do_sample

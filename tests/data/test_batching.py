@@ -21,9 +21,7 @@ def test_each_example_is_seen_exactly_max_epochs_times(num_examples, batch_size,
     total = num_examples * max_epochs
     steps = num_steps(num_examples, batch_size, max_epochs, None)
     batches = [step_indices(step, num_examples, batch_size, seed, total) for step in range(steps)]
-    assert Counter(index for batch in batches for index in batch) == dict.fromkeys(
-        range(num_examples), max_epochs
-    )
+    assert Counter(index for batch in batches for index in batch) == dict.fromkeys(range(num_examples), max_epochs)
     assert all(len(batch) == batch_size for batch in batches[:-1])
     assert 1 <= len(batches[-1]) <= batch_size
 

@@ -61,9 +61,7 @@ def test_drop():
 
 
 def test_error():
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:3: expected at most 4 tokens \(data\.max_length\), found 5; set"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:3: expected at most 4 tokens \(data\.max_length\), found 5; set"):
         fit(encoded("abcXY"), 4, OverLength.error, BOS)
 
 

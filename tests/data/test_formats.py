@@ -90,7 +90,8 @@ BAD = {
         {"question": "", "answer": ""},
         {},
         r"a\.jsonl:7: expected the columns of a known format \(messages: messages; "
-        r"alpaca: instruction, output; prompt_response: prompt, response\), found columns 'question', 'answer'; "
+        r"alpaca: instruction, output; prompt_response: prompt, response\), "
+        r"found columns 'question', 'answer'; "
         r"set data\.columns\.prompt=<column> data\.columns\.response=<column>\.",
     ),
     "no columns": ({}, {}, r"found no columns"),

@@ -47,8 +47,7 @@ def test_the_whole_path(write):
     assert [e.origin for e in prepared.train] == [f"train.jsonl:{i}" for i in range(1, 6)]
     first = prepared.train[0]
     assert (
-        tokenizer.decode(first.input_ids)
-        == "<|start|>user\nquestion 0<|end|>\n<|start|>assistant\nanswer 0<|end|>\n"
+        tokenizer.decode(first.input_ids) == "<|start|>user\nquestion 0<|end|>\n<|start|>assistant\nanswer 0<|end|>\n"
     )
     assert tokenizer.decode(first.input_ids[first.loss_mask]) == "answer 0<|end|>"
     held_out = prepared.validation[0]
@@ -87,11 +86,7 @@ def test_report(write):
         "max_length_tokens": length,
         "mean_length_tokens": length,
     }
-    assert (
-        figures["splits"]["validation"]["num_rows"]
-        == figures["splits"]["validation"]["max_length_tokens"]
-        == 0
-    )
+    assert figures["splits"]["validation"]["num_rows"] == figures["splits"]["validation"]["max_length_tokens"] == 0
 
 
 def test_table_shows_what_happened_and_nothing_else(write):
@@ -204,9 +199,7 @@ def test_nothing_left_to_train_on(write):
 
 def test_everything_held_out(write):
     config = DataConfig(path=write(pairs(1)), validation_fraction=0.5, test_fraction=0.4999999)
-    with pytest.raises(
-        DataError, match=r"found none after holding out validation and test rows; lower data\.valid"
-    ):
+    with pytest.raises(DataError, match=r"found none after holding out validation and test rows; lower data\.valid"):
         prepare_data(config, chatml())
     config = DataConfig(path=write(pairs(1)), validation_fraction=0.5, test_fraction=0.5)
     with pytest.raises(ConfigError, match="expected a sum below 1"):

@@ -140,9 +140,7 @@ def test_end_of_turn():
 
 
 def test_chat_asked_of_a_tokenizer_without_template():
-    with pytest.raises(
-        DataError, match=r"expected a tokenizer with a chat template for 'chat'.*data\.template=alpaca"
-    ):
+    with pytest.raises(DataError, match=r"expected a tokenizer with a chat template for 'chat'.*data\.template=alpaca"):
         decide_template(Template.chat, byte_level())
 
 
@@ -157,9 +155,7 @@ def test_own_marker_needs_no_eos_token():
 
 
 def test_refused_role():
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:3: .* refused the conversation: Only user and assistant roles"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:3: .* refused the conversation: Only user and assistant roles"):
         render(conversation("q", "a", system="s"), INSTRUCT)
 
 

@@ -111,9 +111,7 @@ def test_bad_files(tmp_path, case):
 
 def test_missing_file_names_the_nearest(tmp_path):
     write(tmp_path, "train.jsonl", "{}")
-    with pytest.raises(
-        DataError, match=r"data\.test_path: no file '.*trian\.jsonl' .*did you mean 'train\.jsonl'\?"
-    ):
+    with pytest.raises(DataError, match=r"data\.test_path: no file '.*trian\.jsonl' .*did you mean 'train\.jsonl'\?"):
         read_rows(str(tmp_path / "trian.jsonl"), "data.test_path")
     with pytest.raises(DataError, match=r"there is no folder '.*nowhere'; set data\.path=<file>\."):
         read_rows(str(tmp_path / "nowhere" / "a.jsonl"))

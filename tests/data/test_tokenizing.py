@@ -85,11 +85,18 @@ def test_merge_after_the_answer_is_encoded_apart_too():
     assert encoded.num_seams_apart == 2
 
 
+def test_prompt_that_looks_ahead_at_the_answer():
+    """No merge straddles the seam, but alone the prompt ends in one token and before a word in two."""
+    tokenizer = byte_level(merges=(("ĉ", "ĉ"),), regex=True)
+    assert encode_one(tokenizer, "ccccc\t\tx").input_ids.tolist() == spell(byte_level(), "ccccc\t\tx")
+    encoded = encode_one(tokenizer, "ccccc\t\t", ["x"])
+    assert encoded.input_ids.tolist()[5:] == [tokenizer.convert_tokens_to_ids("ĉĉ"), *spell(tokenizer, "x")]
+    assert encoded.num_seams_apart == 1
+
+
 def test_only_the_examples_concerned_are_encoded_apart():
     tokenizer = byte_level(merges=(("a", "b"),))
-    results = encode(
-        [rendered("ca", ["b"]), rendered("cab", ["ab"]), rendered("c", ["ab"])], tokenizer, False
-    )
+    results = encode([rendered("ca", ["b"]), rendered("cab", ["ab"]), rendered("c", ["ab"])], tokenizer, False)
     assert [result.num_seams_apart for result in results] == [1, 0, 0]
     assert [result.input_ids.numel() for result in results] == [3, 3, 2]
 
@@ -157,9 +164,7 @@ def test_supervised_ids_decode_to_the_answers(pairs, data):
     template, chat = data.draw(st.sampled_from(templates))
     merges = data.draw(st.sampled_from([(), (("a", "b"), ("Ċ", "a"), ("b", "Ċ"), ("Ġ", "a"), ("Ċ", "Ċ"))]))
     tokenizer = byte_level(merges, chat_template=chat, pad_token="</s>")
-    messages = [
-        m for q, a in pairs for m in (Message(Role.USER, q), Message(Role.ASSISTANT, a, trained=True))
-    ]
+    messages = [m for q, a in pairs for m in (Message(Role.USER, q), Message(Role.ASSISTANT, a, trained=True))]
     renderer = make_renderer(template, tokenizer)
     texts = renderer.render(Example(tuple(messages), "x"))
     think = "<think></think>" if chat == REWRITING else ""
@@ -184,9 +189,7 @@ def test_a_disagreement_of_the_two_derivations_stops(monkeypatch):
         return tokenizing._Aligned(whole, [len(whole) - 1, 1], 0)
 
     monkeypatch.setattr(tokenizing, "_align_around", shifted)
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:3: expected the same loss mask by token counts and by character"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:3: expected the same loss mask by token counts and by character"):
         encode([rendered("q", ["a"]), rendered("q", ["ab"])], byte_level(), False)
 
 

@@ -23,9 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=280, special_tokens=["<pad>", "<end>"], initial_alphabet=alphabet
-    )
+    trainer = trainers.BpeTrainer(vocab_size=280, special_tokens=["<pad>", "<end>"], initial_alphabet=alphabet)
     backend.train_from_iterator(["the answer is", "the name is"], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<end>")
 
@@ -34,9 +32,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.3, **sizes
-    )
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=128, initializer_range=0.3, **sizes)
     return LlamaForCausalLM(config).double()
 
 

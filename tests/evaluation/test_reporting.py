@@ -37,9 +37,7 @@ def render(renderable, **options) -> str:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    cells = [
-        [cell.strip() for cell in line.strip("│┃").split("│")] for line in text.splitlines() if "│" in line
-    ]
+    cells = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in text.splitlines() if "│" in line]
     return {first: rest for first, *rest in cells}
 
 
@@ -81,9 +79,7 @@ def test_printable(text: str, shown: str):
 
 
 def test_samples_are_text_not_instructions():
-    samples = sample_completions(
-        [make_prediction("[red]x[/red]\x1b]0;title\x07"), make_prediction("", finished=False)]
-    )
+    samples = sample_completions([make_prediction("[red]x[/red]\x1b]0;title\x07"), make_prediction("", finished=False)])
     text = render(samples)
     assert "[red]x[/red]\\x1b]0;title\\x07" in text
     assert "(empty)" in text
@@ -92,9 +88,7 @@ def test_samples_are_text_not_instructions():
 
 
 def test_samples_shorten_a_long_prompt_at_its_start():
-    text = render(
-        sample_completions([make_prediction(prompt="begin " + "x" * 50 + " end")], max_characters=10)
-    )
+    text = render(sample_completions([make_prediction(prompt="begin " + "x" * 50 + " end")], max_characters=10))
     assert "… xxx" not in text
     assert "…xxxxxx end" in text
 

@@ -35,9 +35,7 @@ def test_exact_match(completion: str, reference: str, expected: bool):
     assert exact_match(completion, reference) is expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", "null", "[1]", "3", '{"a": NaN}', '{"a": 1} x', "[" * 100_000, "{'a': 1}"]
-)
+@pytest.mark.parametrize("text", ["", "null", "[1]", "3", '{"a": NaN}', '{"a": 1} x', "[" * 100_000, "{'a': 1}"])
 def test_text_that_is_no_json_object(text: str):
     assert parse_object(text) is None
 

@@ -57,7 +57,7 @@ def train(
     optimizer: str = "torch.optim.SGD",
     lr: float = 0.5,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Train through CausalLMModule, SftDataModule and the Lightning trainer; return the weights and each step's figures."""
+    """Train through CausalLMModule, SftDataModule and the trainer; return the weights and each step's figures."""
     plan = StepPlan.create(len(examples), batch_size, seed=3, max_epochs=0, max_steps=num_steps)
     if not padded:
         base_of(model).set_attn_implementation(VARLEN)

@@ -24,9 +24,16 @@ def whole_steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
 
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("micro_batch_tokens", [1, 45, 97, 10_000])
-def test_any_budget_and_layout_gives_the_same_adapter(whole_steps, tmp_path: Path, padded: bool, micro_batch_tokens: int):
+def test_any_budget_and_layout_gives_the_same_adapter(
+    whole_steps, tmp_path: Path, padded: bool, micro_batch_tokens: int
+):
     weights, figures = train(
-        lora_model(), ragged_examples(20), tmp_path, num_steps=3, padded=padded, micro_batch_tokens=micro_batch_tokens
+        lora_model(),
+        ragged_examples(20),
+        tmp_path,
+        num_steps=3,
+        padded=padded,
+        micro_batch_tokens=micro_batch_tokens,
     )
     assert largest_relative_difference(weights, whole_steps) < 1e-9
     if not padded:
@@ -46,9 +53,12 @@ def test_gradient_of_a_step_is_that_of_the_definition(tmp_path: Path):
     assert float(figures[0]["train/grad_norm"]) == pytest.approx(float(norm), rel=1e-9)
     lr = figures[0]["train/lr"]
     expected = {n: before[n] - lr * gradients[n] / max(1.0, float(norm) + 1e-6) for n in before}
-    assert largest_relative_difference(
-        {n: after[n] - before[n] for n in before}, {n: expected[n] - before[n] for n in before}
-    ) < 1e-6
+    assert (
+        largest_relative_difference(
+            {n: after[n] - before[n] for n in before}, {n: expected[n] - before[n] for n in before}
+        )
+        < 1e-6
+    )
 
 
 def alone(model, example) -> torch.Tensor:

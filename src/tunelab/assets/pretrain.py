@@ -97,14 +97,11 @@ def build_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimize
     return [(muon, MATRIX_LR), (adamw, VECTOR_LR)]
 
 
-def train_step(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, step: int
-) -> tuple[float, int]:
+def train_step(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, step: int) -> tuple[float, int]:
     """Add up the gradient of step `step`; its documents follow from (seed, step). Returns loss and tokens."""
     texts = sorted(islice(documents(f"{seed} {step}"), STEP_DOCUMENTS), key=len)
     batches = [
-        encode(tokenizer, texts[i : i + MICRO_BATCH_DOCUMENTS])
-        for i in range(0, len(texts), MICRO_BATCH_DOCUMENTS)
+        encode(tokenizer, texts[i : i + MICRO_BATCH_DOCUMENTS]) for i in range(0, len(texts), MICRO_BATCH_DOCUMENTS)
     ]
     num_tokens = sum(int((ids[:, 1:] != tokenizer.pad_token_id).sum()) for ids in batches)
     total = 0.0
@@ -116,9 +113,7 @@ def train_step(
     return total / num_tokens, num_tokens
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], progress: Progress) -> None:
     """Write everything needed to go on, then rename."""
     state = {
         "model": model.state_dict(),
@@ -188,13 +183,12 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         folder.replace(old)
+    (temporary / "model.safetensors").chmod(0o644)
     temporary.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def pretrain(
-    work: Path, budget: Budget, seed: int
-) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, Progress]:
+def pretrain(work: Path, budget: Budget, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, Progress]:
     """Train until the budget is spent; `work` keeps the checkpoint and the log."""
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -238,9 +232,7 @@ def main() -> None:
     """Read the command line and pretrain."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model, replaced at the end")
-    parser.add_argument(
-        "--work", type=Path, default=Path("/tmp/tunelab-pretrain"), help="folder of checkpoint and log"
-    )
+    parser.add_argument("--work", type=Path, default=Path("/tmp/tunelab-pretrain"), help="folder of checkpoint and log")
     limits = parser.add_mutually_exclusive_group(required=True)
     limits.add_argument("--minutes", type=float)
     limits.add_argument("--tokens", type=int)

@@ -24,9 +24,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor
     assert isinstance(tokenizer.pad_token_id, int)
     rows = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
     longest = max(map(len, rows))
-    width = (
-        longest + (1 - longest) % 32
-    )  # one more than a multiple of 32: few shapes, so few kernels to prepare
+    width = longest + (1 - longest) % 32  # one more than a multiple of 32: few shapes, so few kernels to prepare
     return torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids in rows])
 
 
@@ -44,9 +42,7 @@ def nll_sum(model: LlamaForCausalLM, ids: torch.Tensor) -> tuple[torch.Tensor, i
 
 
 @torch.no_grad()
-def held_out_perplexity(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, num_documents: int = 128
-) -> float:
+def held_out_perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, num_documents: int = 128) -> float:
     """Perplexity per token on documents whose seed is not used for training."""
     texts = list(islice(documents(HELD_OUT_SEED), num_documents))
     total, count = 0.0, 0

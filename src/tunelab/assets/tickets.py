@@ -104,9 +104,7 @@ def _fact_sentences(rng: Random, slots: dict[str, str]) -> list[str]:
 def write_message(rng: Random, ticket: Ticket, pool: Pool) -> str:
     """Say the facts of a ticket in the words of a customer."""
     slots: dict[str, str] = {
-        field: value
-        for field in ("customer", "order", "product")
-        if (value := getattr(ticket, field)) is not None
+        field: value for field in ("customer", "order", "product") if (value := getattr(ticket, field)) is not None
     }
     if ticket.date:
         slots["date"] = write_date(rng, ticket.date)

@@ -48,8 +48,7 @@ class ChatRenderer:
     end_of_turn: str
 
     def render(self, example: Example) -> list[RenderedExample]:
-        """Return one example with alternating segments, or one for each trained turn where earlier turns
-        change.
+        """Return one example with alternating segments; one a trained turn where earlier turns change.
 
         Supervised are the response and what the template adds up to and including its end-of-turn token;
         the white space after that is not. Raises DataError where the template refuses or garbles the
@@ -68,9 +67,7 @@ class ChatRenderer:
 
     def _turn(self, example: Example, index: int) -> _Turn:
         before = example.messages[:index]
-        prompt = (
-            apply_chat_template(self.tokenizer, before, example.origin, generation_prompt=True) + self.header
-        )
+        prompt = apply_chat_template(self.tokenizer, before, example.origin, generation_prompt=True) + self.header
         text = apply_chat_template(self.tokenizer, example.messages[: index + 1], example.origin)
         if not text.startswith(prompt):
             raise DataError(

@@ -43,9 +43,7 @@ def _packed(examples: Sequence[TokenizedExample], labels: list[torch.Tensor]) ->
     )
 
 
-def _padded(
-    examples: Sequence[TokenizedExample], labels: list[torch.Tensor], pad_token_id: int
-) -> MicroBatch:
+def _padded(examples: Sequence[TokenizedExample], labels: list[torch.Tensor], pad_token_id: int) -> MicroBatch:
     ids = [example.input_ids for example in examples]
     lengths = torch.tensor([example.num_tokens for example in examples])
     positions = torch.arange(int(lengths.max())).repeat(len(examples), 1)

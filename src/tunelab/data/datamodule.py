@@ -55,9 +55,7 @@ class StepPlan:
 class StepDataset(Dataset[StepBatch]):
     """Item k is the share of optimizer step k that belongs to `rank`."""
 
-    def __init__(
-        self, examples: Sequence[TokenizedExample], plan: StepPlan, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, examples: Sequence[TokenizedExample], plan: StepPlan, rank: int, world_size: int) -> None:
         self._examples = examples
         self._plan = plan
         self._rank = rank

@@ -29,9 +29,7 @@ class Fitted:
     num_supervised_tokens_lost: int
 
 
-def fit(
-    encoded: EncodedExample, max_length: int, over_length: OverLength, bos_token_id: int | None
-) -> Fitted:
+def fit(encoded: EncodedExample, max_length: int, over_length: OverLength, bos_token_id: int | None) -> Fitted:
     """Bring an example to at most `max_length` tokens.
 
     `truncate_prompt` cuts the beginning, behind the beginning-of-sequence token where there is one, until

@@ -34,9 +34,7 @@ def decide_format(format_: Format, columns: ColumnsConfig, first: Row) -> Format
     """
     if format_ is not Format.auto:
         return format_
-    given: dict[str, str | None] = to_plain(
-        columns
-    )  # a look at them all: only the chosen format reads its own
+    given: dict[str, str | None] = to_plain(columns)  # a look at them all: only the chosen format reads its own
     if given["messages"]:
         return Format.messages
     if given["input"]:
@@ -83,17 +81,13 @@ def _from_messages(row: Row, columns: Columns) -> Example:
     turns = row.fields[name]
     if not isinstance(turns, list) or not turns:
         raise DataError(f"{row.origin}: expected a list of messages in {name!r}, found {_shown(turns)}.")
-    messages = [
-        _message(turn, row.origin, f"{name}[{index}]") for index, turn in enumerate(cast("list[Any]", turns))
-    ]
+    messages = [_message(turn, row.origin, f"{name}[{index}]") for index, turn in enumerate(cast("list[Any]", turns))]
     return _example([*_system(row, columns), *messages], row.origin)
 
 
 def _message(turn: Any, origin: str, where: str) -> Message:
     if not isinstance(turn, dict):
-        raise DataError(
-            f"{origin}: expected an object with role and content in {where}, found {_shown(turn)}."
-        )
+        raise DataError(f"{origin}: expected an object with role and content in {where}, found {_shown(turn)}.")
     fields = cast("dict[str, Any]", turn)
     role = fields.get("role")
     if role not in list(Role):
@@ -112,9 +106,7 @@ def _from_alpaca(row: Row, columns: Columns) -> Example:
     extra = _optional(row, columns, "input")
     content = f"{instruction}\n\n{extra}" if extra else instruction
     user = Message(Role.USER, content, parts=(instruction, extra) if extra else None)
-    return _example(
-        [*_system(row, columns), user, Message(Role.ASSISTANT, response, trained=True)], row.origin
-    )
+    return _example([*_system(row, columns), user, Message(Role.ASSISTANT, response, trained=True)], row.origin)
 
 
 def _from_prompt_response(row: Row, columns: Columns) -> Example:
@@ -180,9 +172,7 @@ def _known() -> str:
 
 _DEFAULTS: dict[Format, Columns] = {
     Format.messages: Columns({"messages": "messages"}, {"system": "system"}),
-    Format.alpaca: Columns(
-        {"prompt": "instruction", "response": "output"}, {"input": "input", "system": "system"}
-    ),
+    Format.alpaca: Columns({"prompt": "instruction", "response": "output"}, {"input": "input", "system": "system"}),
     Format.prompt_response: Columns({"prompt": "prompt", "response": "response"}, {"system": "system"}),
 }
 

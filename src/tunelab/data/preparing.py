@@ -85,9 +85,7 @@ def _read_splits(config: DataConfig) -> Splits:
         )
     return Splits(
         train=splits.train[: config.max_train_rows],
-        validation=read_rows(validation_path, "data.validation_path")
-        if validation_path
-        else splits.validation,
+        validation=read_rows(validation_path, "data.validation_path") if validation_path else splits.validation,
         test=read_rows(test_path, "data.test_path") if test_path else splits.test,
     )
 

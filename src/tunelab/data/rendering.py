@@ -14,8 +14,7 @@ from tunelab.data.upstream import describe, has_chat_template, require_eos_token
 from tunelab.errors import DataError
 
 _ALPACA_ALONE = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request."
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 )
 _ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "

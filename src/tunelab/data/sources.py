@@ -29,9 +29,7 @@ def read_rows(path: str, key: str = "data.path") -> list[Row]:
         raise DataError(f"{key}: expected a file ending in one of {known}, found {path!r}.")
     rows = list(reader(file.name, _read_text(file)))
     if not rows:
-        raise DataError(
-            f"{file.name}: expected at least one row, found an empty file; set {key}=<file with rows>."
-        )
+        raise DataError(f"{file.name}: expected at least one row, found an empty file; set {key}=<file with rows>.")
     return rows
 
 
@@ -41,9 +39,7 @@ def data_file(path: str, key: str = "data.path") -> Path:
     if file.is_dir():
         raise DataError(f"{key}: expected a file, found the folder {path!r}; set {key}=<a file in it>.")
     if not file.exists():
-        raise DataError(
-            f"{key}: no file {path!r} (looked for {file.absolute()}){_hint(file)}; set {key}=<file>."
-        )
+        raise DataError(f"{key}: no file {path!r} (looked for {file.absolute()}){_hint(file)}; set {key}=<file>.")
     return file
 
 
@@ -60,17 +56,13 @@ def _read_text(file: Path) -> str:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{file.name}:{line}: expected UTF-8, found {error.reason}; save the file as UTF-8."
-        ) from error
+        raise DataError(f"{file.name}:{line}: expected UTF-8, found {error.reason}; save the file as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
 
 
 def _read_jsonl(name: str, text: str) -> Iterator[Row]:
-    for number, line in enumerate(
-        text.split("\n"), start=1
-    ):  # not splitlines: U+2028 is no end of a JSON line
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 is no end of a JSON line
         if line.strip():
             origin = f"{name}:{number}"
             yield _row(_parse_json(line, origin), origin)
@@ -85,9 +77,7 @@ def _read_json(name: str, text: str) -> Iterator[Row]:
         lines = "; one object a line belongs in a .jsonl file" if "Extra data" in str(error) else ""
         raise DataError(f"{error}{lines}") from error
     if not isinstance(records, list):
-        raise DataError(
-            f"{name}: expected a list of objects, found {_kind(records)}; use [{{…}}, {{…}}] or .jsonl."
-        )
+        raise DataError(f"{name}: expected a list of objects, found {_kind(records)}; use [{{…}}, {{…}}] or .jsonl.")
     for index, record in enumerate(cast("list[Any]", records)):
         origin = f"{name}[{index}]"
         yield _row(record, origin)
@@ -97,14 +87,10 @@ def _parse_json(text: str, origin: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        where = (
-            f"line {error.lineno} column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
-        )
+        where = f"line {error.lineno} column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise DataError(f"{origin}: expected JSON, found an error at {where}: {error.msg}") from error
     except RecursionError as error:
-        raise DataError(
-            f"{origin}: expected JSON of moderate depth, found too many nested brackets."
-        ) from error
+        raise DataError(f"{origin}: expected JSON of moderate depth, found too many nested brackets.") from error
 
 
 def _row(record: Any, origin: str) -> Row:
@@ -114,15 +100,8 @@ def _row(record: Any, origin: str) -> Row:
 
 
 def _kind(value: Any) -> str:
-    names: dict[Any, str] = {
-        type(None): "null",
-        bool: "true or false",
-        str: "a string",
-        list: "a list",
-        dict: "an object",
-    }
-    kind: Any = type(value)
-    return names.get(kind, "a number")
+    kinds = ((str, "a string"), (list, "a list"), (dict, "an object"), (bool, "true or false"))
+    return "null" if value is None else next((name for kind, name in kinds if isinstance(value, kind)), "a number")
 
 
 def _read_csv(name: str, text: str) -> Iterator[Row]:
@@ -144,9 +123,7 @@ def _read_csv(name: str, text: str) -> Iterator[Row]:
 def _header(fields: list[str], origin: str) -> list[str]:
     repeated = sorted({column for column in fields if fields.count(column) > 1})
     if repeated:
-        raise DataError(
-            f"{origin}: expected distinct column names, found {', '.join(map(repr, repeated))} twice."
-        )
+        raise DataError(f"{origin}: expected distinct column names, found {', '.join(map(repr, repeated))} twice.")
     return fields
 
 

@@ -53,9 +53,7 @@ def encode(
     if not rendered:
         return []
     if not tokenizer.is_fast:
-        raise DataError(
-            "model.path: expected a fast tokenizer (tokenizer.json), found one without character offsets."
-        )
+        raise DataError("model.path: expected a fast tokenizer (tokenizer.json), found one without character offsets.")
     texts = ["".join(segment.text for segment in example.segments) for example in rendered]
     wholes, offsets = encode_with_offsets(tokenizer, texts)
     aligned = _align(rendered, wholes, tokenizer)
@@ -68,17 +66,17 @@ def encode(
 def _align(
     rendered: Sequence[RenderedExample], wholes: list[list[int]], tokenizer: PreTrainedTokenizerBase
 ) -> list[_Aligned]:
-    """First way: by encoding what lies around the longest segment; that one is what is left of the whole."""
-    longest = [_longest(example) for example in rendered]
+    """First way: by encoding what lies around the last trained turn; that turn is the rest of the whole."""
+    last = [_last_turn(example) for example in rendered]
     around = [
         segment.text
-        for example, skipped in zip(rendered, longest, strict=True)
+        for example, skipped in zip(rendered, last, strict=True)
         for index, segment in enumerate(example.segments)
         if index != skipped
     ]
     pieces = iter(encode_texts(tokenizer, around))
     aligned: list[_Aligned | None] = []
-    for example, skipped, whole in zip(rendered, longest, wholes, strict=True):
+    for example, skipped, whole in zip(rendered, last, wholes, strict=True):
         parts: list[list[int]] = [next(pieces) for _ in example.segments[1:]]
         aligned.append(_align_around(whole, parts[:skipped], parts[skipped:]))
     missed = [index for index, result in enumerate(aligned) if result is None]
@@ -89,8 +87,8 @@ def _align(
     return [result for result in aligned if result is not None]
 
 
-def _longest(example: RenderedExample) -> int:
-    return max(range(len(example.segments)), key=lambda index: len(example.segments[index].text))
+def _last_turn(example: RenderedExample) -> int:
+    return max((index for index, segment in enumerate(example.segments) if segment.supervised), default=0)
 
 
 def _prefixes(example: RenderedExample) -> list[str]:
@@ -99,7 +97,7 @@ def _prefixes(example: RenderedExample) -> list[str]:
 
 
 def _align_around(whole: list[int], before: list[list[int]], after: list[list[int]]) -> _Aligned | None:
-    """Where the segments before and after one segment, each by itself, begin and end the whole: no merge.
+    """Align where the segments before and after one segment, each by itself, begin and end the whole.
 
     None where they do not, which may have harmless reasons: a tokenizer that puts a space before every text.
     """
@@ -138,8 +136,7 @@ def _check(
     offsets: Sequence[list[tuple[int, int]]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Second way: by character offsets. A supervised token covers supervised characters only, another one
-    none.
+    """Second way: by character offsets. A supervised token covers supervised characters only, others none.
 
     Examples encoded apart need no check: each of their segments has its own ids. Added tokens that swallow
     the white space around them cover characters that are not theirs, and are left out.

@@ -87,9 +87,7 @@ def apply_chat_template(
     """Render messages with the tokenizer's chat template. Raises DataError where it refuses them."""
     turns = [{"role": message.role.value, "content": message.content} for message in messages]
     try:
-        return cast(Any, tokenizer).apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=generation_prompt
-        )
+        return cast(Any, tokenizer).apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
     except (TemplateError, TypeError, ValueError) as error:
         raise DataError(
             f"{origin}: the tokenizer's chat template refused the conversation: {error}; "

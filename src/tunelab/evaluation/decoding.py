@@ -143,15 +143,11 @@ def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
 def _reserved_cache(causal_lm: PreTrainedModel, capacity: int) -> DynamicCache:
     """The cache transformers would make for this model, its plain layers replaced by reserved ones."""
     cache = DynamicCache(config=causal_lm.config)
-    cache.layers = [
-        ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
+    cache.layers = [ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def _left_padded(
-    batch: Sequence[Request], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _left_padded(batch: Sequence[Request], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both (rows, longest prompt) int64."""
     width = max(len(request.prompt_ids) for request in batch)
     ids = [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in batch]

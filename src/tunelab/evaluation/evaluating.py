@@ -135,7 +135,5 @@ def _predict(
 
 def _loss_metrics(sums: TokenSums) -> dict[str, float]:
     metrics = {"loss": sums.loss, "perplexity": sums.perplexity, "token_accuracy": sums.token_accuracy}
-    applicable = {
-        name: value for name, value in metrics.items() if not math.isnan(value) or sums.token_count > 0
-    }
+    applicable = {name: value for name, value in metrics.items() if not math.isnan(value) or sums.token_count > 0}
     return {"num_supervised_tokens": float(sums.token_count.item()), **applicable}

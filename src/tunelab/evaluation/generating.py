@@ -97,9 +97,7 @@ def _requests(prompts: Sequence[list[int]], max_new_tokens: int, max_positions: 
     requests: list[Request] = []
     for index, prompt_ids in enumerate(prompts):
         if not prompt_ids:
-            raise DataError(
-                f"generation: expected at least 1 token, found none in prompt number {index + 1}."
-            )
+            raise DataError(f"generation: expected at least 1 token, found none in prompt number {index + 1}.")
         room = max_new_tokens if max_positions is None else max_positions - len(prompt_ids)
         if room < 1:
             raise DataError(

@@ -37,10 +37,10 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     """
     if node.get("_target_") is None:
         return None
-    config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", cast(type[PeftConfig], PeftConfig))
+    config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", PeftConfig)
     if config.is_prompt_learning:
         raise ModelError(
-            f"peft._target_: {type(config).__name__} adds virtual tokens, which this version does not train; use peft=lora."
+            f"peft._target_: {type(config).__name__} adds virtual tokens, which cannot be trained here; use peft=lora."
         )
     return config
 
@@ -55,7 +55,7 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
     """
     torch.manual_seed(seed)  # adapters are initialised when they are created
     if config is None:
-        return cast(PreTrainedModel, model.float()).requires_grad_(True)
+        return model.float().requires_grad_(True)
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
@@ -92,7 +92,7 @@ def skip_input_casts(model: CausalLM) -> None:
     """Stop PEFT from copying every adapter input to float32: under autocast the copy is cast straight back."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False
+            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 (a plain attribute of PEFT's, untyped)
 
 
 def base_of(model: CausalLM) -> PreTrainedModel:

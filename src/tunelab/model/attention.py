@@ -5,8 +5,9 @@ is the sum of squared lengths, not the square of the sum); on CUDA torch's own v
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -82,15 +83,25 @@ def _per_segment(
     bounds = offsets.tolist()
     outputs = [
         F.scaled_dot_product_attention(
-            query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], is_causal=True, scale=scaling, enable_gqa=grouped
+            query[:, :, a:b],
+            key[:, :, a:b],
+            value[:, :, a:b],
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=grouped,
         )
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in pairwise(bounds)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2)
 
 
 def _cuda(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, longest: int, scale: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    offsets: torch.Tensor,
+    longest: int,
+    scale: float | None,
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only, and costly to import
 
@@ -105,14 +116,14 @@ def _cuda(
             repeats = query.shape[1] // key.shape[1]
             key, value = (t.repeat_interleave(repeats, dim=1) for t in (key, value))
     rows = [t[0].transpose(0, 1) for t in (query, key, value)]  # (tokens, heads, head size)
-    output: Any = varlen_attn(*rows, offsets, offsets, longest, longest, **options)
+    output: Any = varlen_attn(rows[0], rows[1], rows[2], offsets, offsets, longest, longest, **options)
     return output.unsqueeze(0)
 
 
 @contextmanager
-def attention_implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
+def attention_implementation(model: PreTrainedModel, name: str) -> Generator[None]:
     """Run `model` with another attention implementation for a while."""
-    before = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    before = str(model.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]
     if before == name:
         yield
         return

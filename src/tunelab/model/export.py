@@ -24,7 +24,7 @@ def export_model(model: CausalLM, tokenizer: PreTrainedTokenizerBase, base_path:
     staging = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(staging, ignore_errors=True)
     if isinstance(model, PeftModel):
-        model.peft_config[model.active_adapter].base_model_name_or_path = base_path
+        model.active_peft_config.base_model_name_or_path = base_path
         # Asking the hub for the base's vocabulary size, PEFT's default, would need the network.
         model.save_pretrained(str(staging), save_embedding_layers=False)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)

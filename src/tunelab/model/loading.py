@@ -33,7 +33,9 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
             f"{text_config.vocab_size} embeddings; use the tokenizer that belongs to the weights."
         )
     if Path(source).is_dir() and not list(Path(source).glob("*.safetensors")):
-        raise ModelError(f"model.path: expected *.safetensors in {config.path!r}, found none; other weights are not read.")
+        raise ModelError(
+            f"model.path: expected *.safetensors in {config.path!r}, found none; other weights are not read."
+        )
     return architecture
 
 
@@ -57,7 +59,9 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
             ),
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"model.path: the weights of {config.path!r} cannot be loaded ({first_line(error)}).") from error
+        raise ModelError(
+            f"model.path: the weights of {config.path!r} cannot be loaded ({first_line(error)})."
+        ) from error
     model.config.use_cache = False
     _keep_weights_as_stored(model)
     return model.train()
@@ -77,7 +81,7 @@ def _keep_weights_as_stored(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (an attribute of bitsandbytes')
 
 
 def torch_dtype(dtype: DType, device: torch.device) -> torch.dtype | str:

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.errors import GatedRepoError as _GatedRepoError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from tunelab.embedded import PREFIX, locate
 from tunelab.errors import ModelError
@@ -54,7 +54,9 @@ def _probe_hub(name: str, revision: str | None) -> None:
             f"model.path: {where} is gated; accept its terms on the hub and set the variable HF_TOKEN, or {remedy}."
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ModelError(f"model.path: the hub knows no model {where} that you may read; check the name, or {remedy}.") from error
+        raise ModelError(
+            f"model.path: the hub knows no model {where} that you may read; check the name, or {remedy}."
+        ) from error
     except HfHubHTTPError as error:
         raise ModelError(f"model.path: the hub refused {where} ({str(error).splitlines()[0]}); {remedy}.") from error
     except Exception as error:  # the HTTP client's own errors: no route, no name service, time-out

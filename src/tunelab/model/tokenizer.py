@@ -33,7 +33,9 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
         raise ModelError(f"model.path: {config.path!r} has no fast tokenizer (tokenizer.json), which offsets need.")
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"model.path: the tokenizer of {config.path!r} names no eos_token; add it to tokenizer_config.json.")
+        raise ModelError(
+            f"model.path: the tokenizer of {config.path!r} names no eos_token; add it to tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -42,5 +44,18 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> list[int]:
     """Ids that end a completion: the tokenizer's eos and whatever the model's generation config adds (end of turn)."""
     listed = getattr(generation_config, "eos_token_id", None)
-    extra = listed if isinstance(listed, list) else [listed]
-    return sorted({int(i) for i in [tokenizer.eos_token_id, *extra] if i is not None})
+    extra: list[Any] = listed if isinstance(listed, list) else [listed]
+    own: Any = tokenizer.eos_token_id
+    return sorted({int(i) for i in [own, *extra] if i is not None})
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills padded rows."""
+    pad: Any = tokenizer.pad_token_id
+    return int(pad)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of one token, by its text."""
+    found: Any = tokenizer.convert_tokens_to_ids(token)
+    return int(found)

@@ -83,7 +83,7 @@ class Speedometer:
         self._computed = self._real = self._supervised = 0
 
     def add(self, outputs: Any, world_size: int) -> None:
-        """Count one step. Positions are those of this device, and the others are alike; supervised tokens are global."""
+        """Count one step. Positions are those of this device (the others are alike), supervised tokens global."""
         self._computed += outputs["num_tokens"] * world_size
         self._real += outputs["num_real_tokens"] * world_size
         self._supervised += outputs["num_supervised_tokens"]
@@ -249,7 +249,7 @@ class OrderlyStop(pl.Callback):
         self.received = number
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (no error: the run can go on)
     """Training was stopped by a signal, after saving. Commands exit with 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:

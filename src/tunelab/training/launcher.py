@@ -24,7 +24,14 @@ def launch(module: str, arguments: Sequence[str], num_processes: int, on_cpu: bo
     SIGTERM and Ctrl-C are passed on, so that the processes save and stop in order.
     """
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)),
+        *(
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(num_processes),
+        ),
         *("-m", module, *arguments),
     ]
     environment = dict(os.environ)

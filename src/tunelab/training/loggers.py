@@ -1,7 +1,7 @@
 """The loggers of a run: classes of Lightning, pointed into the run folder; several at once."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from tunelab.components import build_component, resolve_target
 from tunelab.errors import ConfigError
 
 # Where each logger keeps its files, given the run folder. Any other logger gets no such argument.
-PLACES: dict[type[Logger], Any] = {
+PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
     TensorBoardLogger: lambda run: {"save_dir": str(run), "name": "tensorboard", "version": ""},
     CSVLogger: lambda run: {"save_dir": str(run), "name": "csv", "version": ""},
     WandbLogger: lambda run: {"save_dir": str(run), "name": run.name},
@@ -53,11 +53,11 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
 
 
 def _build(name: str, node: dict[str, Any], run: Path) -> Logger:
-    cls = resolve_target(str(node.get("_target_")), "logger", cast(type[Logger], Logger))
+    cls = resolve_target(str(node.get("_target_")), "logger", Logger)
     package = PACKAGES.get(cls)
     if package and importlib.util.find_spec(package) is None:
         raise ConfigError(f"logger={name}: needs the package {package!r}; pip install 'tunelab[track]'.")
     if cls is MLFlowLogger and node.get("tracking_uri") is None:
         node["tracking_uri"] = f"sqlite:///{run.resolve()}/mlflow.db"
     place = PLACES.get(cls)
-    return build_component({**(place(run) if place else {}), **node}, "logger", cast(type[Logger], Logger))
+    return build_component({**(place(run) if place else {}), **node}, "logger", Logger)

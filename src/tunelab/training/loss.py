@@ -18,7 +18,11 @@ def token_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[to
 
 
 def linear_cross_entropy(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, chunk_tokens: int
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    chunk_tokens: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (nll_sum, num_correct) of `hidden @ weight.T + bias`, `chunk_tokens` rows of logits at a time.
 
@@ -76,8 +80,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_nll: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the base takes any number of gradients)
+        ctx: Any, *grad_outputs: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        grad_nll = grad_outputs[0]  # the other output is a count
         gradients = [None if g is None else g * grad_nll.to(g.dtype) for g in ctx.saved_tensors]
         return (*gradients, None, None)
-
-

@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -22,11 +22,10 @@ def build_optimizer(
     Raises:
         ConfigError: unknown class or argument, or a value the class refuses.
     """
-    kind = cast(type[torch.optim.Optimizer], torch.optim.Optimizer)
-    cls = resolve_target(str(node.get("_target_")), "optim.optimizer", kind)
+    cls = resolve_target(str(node.get("_target_")), "optim.optimizer", torch.optim.Optimizer)
     fused = {"fused": not scaled_gradients} if "fused" in inspect.signature(cls).parameters else {}
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return build_component({**fused, **node}, "optim.optimizer", kind, trained, lr=lr)
+    return build_component({**fused, **node}, "optim.optimizer", torch.optim.Optimizer, trained, lr=lr)
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:

@@ -1,0 +1,157 @@
+"""Adapters: what is trained, from which start, and which modules there are."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from tunelab.config import ModelConfig
+from tunelab.errors import ModelError
+from tunelab.model.adapter import (
+    ParameterCount,
+    adapter_disabled,
+    attach_adapter,
+    base_of,
+    build_peft_config,
+    count_parameters,
+    load_adapter,
+    skip_input_casts,
+)
+from tunelab.model.loading import load_base_model
+
+CPU = torch.device("cpu")
+LORA = {"_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
+IDS = torch.tensor([[5, 9, 30, 77, 12]])
+
+
+@pytest.fixture
+def base(model_folder: Path):
+    return load_base_model(ModelConfig(path=str(model_folder)), CPU)
+
+
+def adapter_weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def test_parameters_counted_by_hand(base):
+    total = sum(p.numel() for p in base.parameters())
+    model = attach_adapter(base, build_peft_config(LORA), seed=0)
+    # hidden 32, mlp 64, key and value 16 wide; each linear layer gets r * (in + out); 2 layers; no head
+    by_hand = 2 * 4 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
+    assert count_parameters(model) == ParameterCount(trainable=by_hand, total=total + by_hand)
+    assert str(ParameterCount(1000, 50_000)) == "1,000 trainable of 50,000 parameters (2.00%)"
+
+
+def test_full_fine_tuning_trains_everything(base):
+    total = sum(p.numel() for p in base.parameters())
+    model = attach_adapter(base.half(), build_peft_config({"_target_": None}), seed=0)
+    assert count_parameters(model) == ParameterCount(total, total)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert base_of(model) is model
+    with adapter_disabled(model):
+        pass
+
+
+def test_the_seed_decides_where_training_starts(model_folder: Path):
+    def start(seed: int) -> dict[str, torch.Tensor]:
+        model = load_base_model(ModelConfig(path=str(model_folder)), CPU)
+        torch.rand(seed + 3)  # whatever was drawn before does not matter
+        return adapter_weights(attach_adapter(model, build_peft_config(LORA), seed))
+
+    first, again, other = start(0), start(0), start(1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_fresh_adapter_changes_nothing(base):
+    with torch.no_grad():
+        before = base.eval()(IDS).logits
+        model = attach_adapter(base, build_peft_config(LORA), seed=0).eval()
+        assert torch.equal(model(IDS).logits, before)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+        assert not torch.allclose(model(IDS).logits, before)
+        with adapter_disabled(model):
+            assert torch.equal(model(IDS).logits, before)
+
+
+def test_adapters_are_float32_on_a_half_base(model_folder: Path):
+    from tunelab.config import DType
+
+    base = load_base_model(ModelConfig(path=str(model_folder), dtype=DType.bfloat16), CPU)
+    model = attach_adapter(base, build_peft_config(LORA), seed=0)
+    assert {w.dtype for w in adapter_weights(model).values()} == {torch.float32}
+    assert base_of(model).get_input_embeddings().weight.dtype == torch.bfloat16
+
+
+def test_the_model_is_left_in_train_mode(base):
+    assert attach_adapter(base.eval(), build_peft_config(LORA), seed=0).training
+
+
+def test_an_unknown_module_lists_those_there_are(base):
+    config = build_peft_config({**LORA, "target_modules": ["qq_proj"]})
+    with pytest.raises(ModelError) as caught:
+        attach_adapter(base, config, seed=0)
+    assert "qq_proj" in str(caught.value)
+    assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in str(caught.value)
+
+
+def test_prompt_learning_is_refused():
+    with pytest.raises(ModelError, match="PromptTuningConfig adds virtual tokens"):
+        build_peft_config({"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4})
+
+
+def test_no_target_means_no_adapter():
+    assert build_peft_config({}) is None
+    assert isinstance(build_peft_config(LORA), LoraConfig)
+
+
+def test_skipping_input_casts_changes_no_bit_under_autocast(model_folder: Path):
+    def loss_and_gradients(skip: bool) -> list[torch.Tensor]:
+        base = load_base_model(ModelConfig(path=str(model_folder)), CPU)
+        model = attach_adapter(base, build_peft_config(LORA), seed=0)
+        torch.manual_seed(5)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        if skip:
+            skip_input_casts(model)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            logits = model(IDS).logits
+        logits.float().logsumexp(-1).sum().backward()
+        return [logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
+
+    plain, skipped = loss_and_gradients(False), loss_and_gradients(True)
+    assert plain[0].dtype == torch.bfloat16
+    assert all(torch.equal(a, b) for a, b in zip(plain, skipped, strict=True))
+    assert any(bool(gradient.abs().sum() > 0) for gradient in plain[1:])
+
+
+def test_an_adapter_is_loaded_from_its_folder(base, model_folder: Path, tmp_path: Path):
+    model = attach_adapter(base, build_peft_config(LORA), seed=3)
+    assert isinstance(model, PeftModel)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model.eval()(IDS).logits
+        again = load_adapter(AutoModelForCausalLM.from_pretrained(model_folder), tmp_path)
+        assert torch.equal(again.eval()(IDS).logits, expected)
+
+
+def test_a_folder_without_adapter_is_refused(base, tmp_path: Path):
+    with pytest.raises(ModelError, match=r"expected a PEFT folder with adapter_config\.json"):
+        load_adapter(base, tmp_path)
+
+
+def test_an_adapter_of_another_base_is_refused(base, tmp_path: Path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = attach_adapter(base, build_peft_config(LORA), seed=3)
+    assert isinstance(model, PeftModel)
+    model.save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2}
+    other = LlamaForCausalLM(LlamaConfig(vocab_size=300, **sizes))
+    with pytest.raises(ModelError, match="does not fit this base model"):
+        load_adapter(other, tmp_path)

@@ -1,0 +1,196 @@
+"""Examples end to end in one row: each attends to itself alone."""
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from tunelab.config import Attention, Precision
+from tunelab.data.records import TokenizedExample
+from tunelab.errors import ModelError
+from tunelab.model.attention import (
+    DENSE,
+    VARLEN,
+    attention_implementation,
+    segment_arguments,
+    varlen_attention,
+)
+from tunelab.training.doctor import choose_layout, diagnose
+from tunelab.training.trainer import autocast
+
+CPU = torch.device("cpu")
+SIZES = {
+    "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 64, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def dense_attention(query, key, value, scale: float) -> torch.Tensor:
+    """Causal softmax attention of one example, written out."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
+    scores = query @ key.transpose(-1, -2) * scale
+    tokens = scores.shape[-1]
+    hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    return (scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value).transpose(1, 2)
+
+
+def qkv(tokens: int, key_value_heads: int) -> list[torch.Tensor]:
+    torch.manual_seed(3)
+    heads = (4, key_value_heads, key_value_heads)
+    return [torch.randn(1, count, tokens, 8, dtype=torch.float64, requires_grad=True) for count in heads]
+
+
+@pytest.mark.parametrize("key_value_heads", [4, 2, 1])
+@pytest.mark.parametrize("lengths", [(5,), (1, 7, 3), (4, 4, 1, 1)])
+@pytest.mark.parametrize("scaling", [None, 0.7])
+def test_equals_dense_attention_of_each_example(lengths: tuple[int, ...], key_value_heads: int, scaling: float | None):
+    tensors = qkv(sum(lengths), key_value_heads)
+    arguments = segment_arguments(lengths, CPU)
+    found, weights = varlen_attention(torch.nn.Module(), *tensors, None, scaling=scaling, **arguments)
+    parts = zip(*(tensor.split(lengths, dim=2) for tensor in tensors), strict=True)
+    expected = torch.cat([dense_attention(*part, scaling or 8**-0.5) for part in parts], dim=1)
+    assert weights is None
+    assert found.shape == (1, sum(lengths), 4, 8)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weight = torch.randn_like(found)
+    gradients = [torch.autograd.grad((out * weight).sum(), tensors) for out in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-11, atol=1e-11)
+
+
+def test_segment_arguments_are_cumulative():
+    arguments = segment_arguments((3, 1, 4), CPU)
+    assert arguments["cu_seq_lens_q"].tolist() == arguments["cu_seq_lens_k"].tolist() == [0, 3, 4, 8]
+    assert arguments["cu_seq_lens_q"].dtype == torch.int32
+    assert arguments["max_length_q"] == arguments["max_length_k"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cu_seq_lens_q": None}, "boundaries of its examples"),
+        ({"dropout": 0.1}, "no dropout"),
+        ({"softcap": 30.0}, "soft-capping"),
+        ({"s_aux": torch.zeros(4)}, "sinks"),
+        ({"sliding_window": 4}, "an example of 5 tokens is longer than the window of 4"),
+    ],
+)
+def test_refuses_what_it_does_not_do(changes: dict, said: str):
+    arguments = {**segment_arguments((5, 2), CPU), **changes}
+    with pytest.raises(RuntimeError, match=said):
+        varlen_attention(torch.nn.Module(), *qkv(7, 2), None, **arguments)
+
+
+def test_refuses_several_rows_and_a_cache():
+    arguments = segment_arguments((5, 2), CPU)
+    query, key, value = qkv(7, 2)
+    with pytest.raises(RuntimeError, match="one row"):
+        varlen_attention(torch.nn.Module(), *(t.repeat(2, 1, 1, 1) for t in (query, key, value)), None, **arguments)
+    with pytest.raises(RuntimeError, match="one row"):
+        varlen_attention(torch.nn.Module(), query[:, :, -1:], key, value, None, **arguments)
+
+
+def test_a_window_as_long_as_the_longest_example_is_no_window():
+    arguments = segment_arguments((5, 2), CPU)
+    tensors = qkv(7, 2)
+    plain, _ = varlen_attention(torch.nn.Module(), *tensors, None, **arguments)
+    windowed, _ = varlen_attention(torch.nn.Module(), *tensors, None, sliding_window=5, **arguments)
+    assert torch.equal(plain, windowed)
+
+
+def miniature(config) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double()
+    model.config.use_cache = False
+    return model
+
+
+def gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
+    return GPT2LMHeadModel(config).double()
+
+
+def examples(*lengths: int) -> list[TokenizedExample]:
+    generator = torch.Generator().manual_seed(1)
+    ids = [torch.randint(5, 60, (length,), generator=generator) for length in lengths]
+    return [TokenizedExample(i, torch.arange(len(i)) > 1, f"row:{n}") for n, i in enumerate(ids)]
+
+
+def check(model: PreTrainedModel, *lengths: int):
+    from functools import partial
+
+    return diagnose(model, examples(*lengths), max(lengths), CPU, partial(autocast, Precision.fp32, CPU)).padding_free
+
+
+MINIATURES = {
+    "llama": lambda: miniature(LlamaConfig(**SIZES, num_key_value_heads=2)),
+    "mistral": lambda: miniature(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=16)),
+    "qwen2": lambda: miniature(Qwen2Config(**SIZES, num_key_value_heads=2)),
+    "qwen3": lambda: miniature(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8)),
+    "gpt2": gpt2,
+}
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_an_architecture_is_proved_equal_or_padded(name: str):
+    """A row of several examples gives the gradients of each alone; where it does not, the doctor has said so."""
+    from tunelab.data.collating import collate
+    from tunelab.training.objective import SftObjective
+
+    model = MINIATURES[name]()
+    items = examples(9, 14, 5)
+    holds = check(model, 9, 14, 5).holds
+    assert choose_layout(Attention.auto, check(model, 9, 14, 5)) is not holds
+    if name in ("llama", "mistral", "qwen2", "qwen3"):
+        assert holds
+    if not holds:
+        return
+    objective = SftObjective(head_chunk_tokens=4)
+
+    def gradients(batches, implementation: str) -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad()
+        with attention_implementation(model, implementation):
+            nll = sum(objective(model, batch).nll_sum for batch in batches)
+            nll.backward()
+        return float(nll), [p.grad.clone() for p in model.parameters()]
+
+    alone = gradients([collate([item], True, 0) for item in items], DENSE)
+    together = gradients([collate(items, False, 0)], VARLEN)
+    assert together[0] == pytest.approx(alone[0], rel=1e-12)
+    scale = max(float(g.abs().max()) for g in alone[1])
+    for found, expected in zip(together[1], alone[1], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * scale)
+
+
+def test_examples_longer_than_the_window_are_padded():
+    model = MINIATURES["mistral"]()
+    found = check(model, 9, 17)
+    assert not found.holds
+    assert found.reason == "the longest example has 17 tokens, the model's sliding window 16"
+    with pytest.raises(ModelError, match=r"sliding window 16\); set model\.attention=auto or padded"):
+        choose_layout(Attention.varlen, found)
+
+
+def test_soft_capped_attention_is_padded():
+    config = Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, sliding_window=64, attn_logit_softcapping=5.0)
+    found = check(miniature(config), 9, 14)
+    assert not found.holds
+    assert found.reason
+
+
+def test_the_implementation_is_put_back():
+    model = MINIATURES["llama"]()
+    with pytest.raises(ZeroDivisionError), attention_implementation(model, VARLEN):
+        assert model.config._attn_implementation == VARLEN
+        raise ZeroDivisionError
+    assert model.config._attn_implementation == DENSE

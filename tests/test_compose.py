@@ -1,0 +1,117 @@
+"""The command line: what it prints, how it fails, and what it repeats."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tunelab.compose import SAVED_HEADER, dump_config, load_config, prepare_arguments
+from tunelab.config import EvaluateConfig, RunConfig, to_plain
+from tunelab.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Calls a script as `python <script> <arguments>` would, several times in one process; says what each imported.
+CALLS = """
+import runpy, sys
+for arguments in {calls!r}:
+    sys.argv = list(arguments)
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+    heavy = sorted(set(sys.modules) & {{"torch", "transformers", "peft", "pytorch_lightning"}})
+    print("IMPORTED", arguments[0], arguments[1], heavy)
+"""
+
+
+def run_script(*arguments: str, environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120)
+
+
+def test_help_and_the_whole_configuration_need_no_torch(quiet_environment, tmp_path: Path):
+    train, evaluate = str(REPOSITORY / "train.py"), str(REPOSITORY / "evaluate.py")
+    calls = [(train, "--help"), (evaluate, "--help"), (train, "--cfg", "job")]
+    done = run_script("-c", CALLS.format(calls=calls), environment=quiet_environment, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("IMPORTED") == 3
+    assert [line.rpartition(" ")[2] for line in done.stdout.splitlines() if "IMPORTED" in line] == ["[]"] * 3
+    for shown in (
+        "python train.py resume=",
+        "model: mistral7b, tiny",
+        "peft: lora, none, qlora",
+        "python evaluate.py adapter=",
+    ):
+        assert shown in done.stdout, shown
+    printed = yaml.safe_load(done.stdout.rpartition("IMPORTED")[0].rpartition("]\n")[2])
+    assert printed["trainer"]["max_epochs"] == 3
+    assert printed["data"]["over_length"] == "truncate_prompt"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("train.py", ["data.batchsize=3"], "did you mean 'data.batch_size'?"),
+        ("train.py", ["data.batch_size=many"], "data.batch_size"),
+        ("evaluate.py", ["data.max_lenth=5", "run=x"], "did you mean 'data.max_length'?"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(script: str, arguments, said: str, quiet_environment, tmp_path: Path):
+    done = run_script(str(REPOSITORY / script), *arguments, environment=quiet_environment, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_saved_config_runs_again(compose_config, tmp_path: Path):
+    config = compose_config("peft=qlora", "optim.schedule=linear", "seed=3", "data.columns.prompt=question")
+    (tmp_path / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    again = compose_config(command="config", folder=tmp_path)
+    assert to_plain(again) == to_plain(config) == to_plain(load_config(tmp_path / "config.yaml"))
+    changed = compose_config("seed=4", "peft.r=2", command="config", folder=tmp_path)
+    assert (changed.seed, changed.peft["r"], changed.optim.schedule.value) == (4, 2, "linear")
+
+
+def test_a_saved_config_is_complete_and_resolved(compose_config):
+    text = dump_config(compose_config())
+    saved = yaml.safe_load(text.removeprefix(SAVED_HEADER))
+    assert "${" not in text.removeprefix(SAVED_HEADER)
+    assert "???" not in text
+    assert set(saved) == set(to_plain(RunConfig()))
+    assert set(saved["trainer"]) == set(to_plain(RunConfig())["trainer"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "prepared"),
+    [
+        (["peft.use_dora=true"], ["++peft.use_dora=true"]),
+        (["+peft.use_dora=true"], ["+peft.use_dora=true"]),
+        (["~peft.r"], ["~peft.r"]),
+        (["optim.lr=1,2"], ["optim.lr=1,2"]),
+        (["-m", "seed=1,2"], ["-m", "seed=1,2"]),
+        (["experiment=x", "hydra.job.chdir=false"], ["experiment=x", "hydra.job.chdir=false"]),
+        (["hydra/job_logging=none", "peft@peft=lora"], ["hydra/job_logging=none", "peft@peft=lora"]),
+        (["--config-path", "runs/a"], ["--config-path", str(Path("runs/a").resolve())]),
+        (["-cd", "mine", "seed=1"], ["-cd", str(Path("mine").resolve()), "seed=1"]),
+        (["--package=seed", "data.path=a=b.jsonl"], ["--package=seed", "data.path=a=b.jsonl"]),
+    ],
+)
+def test_arguments_are_prepared_for_hydra(typed: list[str], prepared: list[str]):
+    assert prepare_arguments(typed, RunConfig) == prepared
+
+
+def test_a_key_of_training_is_unknown_to_evaluation():
+    with pytest.raises(ConfigError, match=r"optim\.lr"):
+        prepare_arguments(["optim.lr=1"], EvaluateConfig)
+    assert prepare_arguments(["split=validation"], EvaluateConfig) == ["split=validation"]
+
+
+def test_the_environment_is_not_left_changed():
+    assert "HYDRA_FULL_ERROR" not in os.environ  # composing in tests must not go through the command
