@@ -1,4 +1,4 @@
-"""Processes and environments of a measurement: TRL's own virtual environment, workers, and the machine's description."""
+"""What a measurement runs in: TRL's own virtual environment, a process for each worker, a machine with a name."""
 
 import json
 import os

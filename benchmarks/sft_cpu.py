@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def prepare_workload(
-    folder: Path, arguments: argparse.Namespace
-) -> tuple[dict[str, Any], list[DrawnExample]]:
+def prepare_workload(folder: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[DrawnExample]]:
     """Write weights, adapter, ids and the order of examples; return the request that every worker gets."""
     from tunelab.data.datamodule import StepPlan
 
@@ -202,7 +201,7 @@ def rates(result: dict[str, Any], tokens: Sequence[int], warmup: int) -> dict[st
     return result | {
         "tokens_per_second": num_tokens / (ends[-1] - ends[warmup - 1]),
         "tokens_per_cpu_second": num_tokens / (cpu_ends[-1] - cpu_ends[warmup - 1]),
-        "step_seconds": [after - before for before, after in zip(ends[:-1], ends[1:], strict=True)],
+        "step_seconds": [after - before for before, after in pairwise(ends)],
     }
 
 
@@ -240,7 +239,8 @@ def show_head(arguments: argparse.Namespace, data: dict[str, float], load: float
 def show_table(measured: dict[str, Measured]) -> None:
     """Speed, spread, what `ours` is ahead by, positions computed for one real token, memory."""
     ours = measured.get("ours")
-    print(f"\n{'variant':36} {'real tokens/s':>24} {'ours is':>8} {'goal':>5} {'computed':>8} {'tok/CPU-s':>9} {'GiB':>5}")
+    heads = f"{'real tokens/s':>24} {'ours is':>8} {'goal':>5} {'computed':>8} {'tok/CPU-s':>9} {'GiB':>5}"
+    print(f"\n{'variant':36} {heads}")
     for one in measured.values():
         speeds = [run["tokens_per_second"] for run in one.runs]
         spread = f"{statistics.median(speeds):.0f} ({min(speeds):.0f}-{max(speeds):.0f})"

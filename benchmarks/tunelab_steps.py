@@ -83,7 +83,7 @@ def time_steps(
     *,
     lr: float,
     folder: Path,
-    on_end: Callable[[int], None] = lambda step: None,
+    on_end: Callable[[int], None] = lambda _: None,
 ) -> StepTimes:
     """Train `plan.total_steps` steps in the layout that `finetune.py` would choose for this model."""
     device = next(model.parameters()).device
@@ -108,7 +108,7 @@ def time_steps(
     stopwatch = Stopwatch(device, on_end)
     folder.mkdir(parents=True, exist_ok=True)
     writer = MetricsWriter(
-        folder / "metrics.jsonl", config.log_every_steps, plan.total_steps, lambda step, metrics: None
+        folder / "metrics.jsonl", config.log_every_steps, plan.total_steps, lambda _step, _metrics: None
     )
     trainer = build_trainer(
         config,

@@ -33,11 +33,13 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Read the clock."""
+        del args, kwargs
         self.ends.append(time.perf_counter())
         self.cpu_ends.append(time.process_time())
 
     def on_log(self, *args: Any, logs: dict[str, float], **kwargs: Any) -> None:
         """Keep the figures."""
+        del args, kwargs
         self.logs.append(logs)
 
 
@@ -53,6 +55,7 @@ def main() -> None:
         max_steps=request["num_steps"],
         learning_rate=request["lr"],
         train_sampling_strategy="sequential",
+        use_cpu=True,  # without it SFTConfig's own default, bf16=True, is refused on a machine without a GPU
         logging_first_step=True,
         save_strategy="no",
         disable_tqdm=True,

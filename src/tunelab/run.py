@@ -98,7 +98,8 @@ def create_run_folder(config: RunConfig, sweep_dir: Path | None) -> RunFolder:
     """
     digest = config_hash(config)
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    wanted = sweep_dir / digest if sweep_dir else Path(config.output_dir) / "runs" / config.name / f"{now}_{digest}"
+    runs = Path(config.output_dir) / "runs" / config.name
+    wanted = sweep_dir / digest if sweep_dir else runs / f"{now}_{digest}"
     try:
         return RunFolder(make_new_folder(wanted))
     except OSError as error:

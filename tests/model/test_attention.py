@@ -1,11 +1,12 @@
 """Examples end to end in one row: each attends to itself alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import (
     Gemma2Config,
     GPT2Config,
-    GPT2LMHeadModel,
     LlamaConfig,
     MistralConfig,
     PreTrainedModel,
@@ -15,6 +16,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from tunelab.config import Attention, Precision
+from tunelab.data.collating import collate
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import ModelError
 from tunelab.model.attention import (
@@ -25,6 +27,7 @@ from tunelab.model.attention import (
     varlen_attention,
 )
 from tunelab.training.doctor import choose_layout, diagnose
+from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast
 
 CPU = torch.device("cpu")
@@ -107,17 +110,17 @@ def test_a_window_as_long_as_the_longest_example_is_no_window():
     assert torch.equal(plain, windowed)
 
 
-def miniature(config) -> PreTrainedModel:
+def miniature(config, attention: str = "sdpa") -> PreTrainedModel:
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).double()
     model.config.use_cache = False
     return model
 
 
-def gpt2() -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3)
-    return GPT2LMHeadModel(config).double()
+def gpt2(dropout: float) -> PreTrainedModel:
+    sizes = {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.3}
+    ends = {"bos_token_id": 1, "eos_token_id": 1}
+    return miniature(GPT2Config(**sizes, **ends, attn_pdrop=dropout, resid_pdrop=0.0, embd_pdrop=0.0)).train()
 
 
 def examples(*lengths: int) -> list[TokenizedExample]:
@@ -127,8 +130,6 @@ def examples(*lengths: int) -> list[TokenizedExample]:
 
 
 def check(model: PreTrainedModel, *lengths: int):
-    from functools import partial
-
     return diagnose(model, examples(*lengths), max(lengths), CPU, partial(autocast, Precision.fp32, CPU)).padding_free
 
 
@@ -137,22 +138,18 @@ MINIATURES = {
     "mistral": lambda: miniature(MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=16)),
     "qwen2": lambda: miniature(Qwen2Config(**SIZES, num_key_value_heads=2)),
     "qwen3": lambda: miniature(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8)),
-    "gpt2": gpt2,
+    "gpt2": lambda: gpt2(0.0),
 }
 
 
 @pytest.mark.parametrize("name", MINIATURES)
 def test_an_architecture_is_proved_equal_or_padded(name: str):
     """A row of several examples gives the gradients of each alone; where it does not, the doctor has said so."""
-    from tunelab.data.collating import collate
-    from tunelab.training.objective import SftObjective
-
     model = MINIATURES[name]()
     items = examples(9, 14, 5)
     holds = check(model, 9, 14, 5).holds
     assert choose_layout(Attention.auto, check(model, 9, 14, 5)) is not holds
-    if name in ("llama", "mistral", "qwen2", "qwen3"):
-        assert holds
+    assert holds or name == "gpt2"
     if not holds:
         return
     objective = SftObjective(head_chunk_tokens=4)
@@ -162,7 +159,7 @@ def test_an_architecture_is_proved_equal_or_padded(name: str):
         with attention_implementation(model, implementation):
             nll = sum(objective(model, batch).nll_sum for batch in batches)
             nll.backward()
-        return float(nll), [p.grad.clone() for p in model.parameters()]
+        return float(nll.detach()), [p.grad.clone() for p in model.parameters()]
 
     alone = gradients([collate([item], True, 0) for item in items], DENSE)
     together = gradients([collate(items, False, 0)], VARLEN)
@@ -183,14 +180,26 @@ def test_examples_longer_than_the_window_are_padded():
 
 def test_soft_capped_attention_is_padded():
     config = Gemma2Config(**SIZES, num_key_value_heads=2, head_dim=8, sliding_window=64, attn_logit_softcapping=5.0)
-    found = check(miniature(config), 9, 14)
+    found = check(miniature(config, "eager"), 9, 14)
     assert not found.holds
     assert found.reason
 
 
+@pytest.mark.xfail(reason="the doctor measures in eval mode and does not see it: training then stops", strict=True)
+def test_attention_dropout_is_padded():
+    found = check(gpt2(0.1), 9, 14)
+    assert not found.holds
+    assert "dropout" in found.reason
+
+
 def test_the_implementation_is_put_back():
     model = MINIATURES["llama"]()
-    with pytest.raises(ZeroDivisionError), attention_implementation(model, VARLEN):
-        assert model.config._attn_implementation == VARLEN
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with attention_implementation(model, VARLEN):
+            assert model.config._attn_implementation == VARLEN
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert model.config._attn_implementation == DENSE
