@@ -165,7 +165,7 @@ class TrainerConfig(Section):
     devices: int = 1
     precision: Precision = Precision.auto
     gradient_checkpointing: bool = False
-    val_every_steps: int | None = None  # None: ten times a run, and at its end
+    val_every_steps: int | None = None  # None: five times a run, and at its end
     early_stopping_patience: int | None = None  # validations without improvement; None: never stop early
     checkpoint_every_steps: int | None = None  # None: at each validation
     log_every_steps: int = 10

@@ -173,7 +173,6 @@ def _train(
         data = SftDataModule(prepared.data.train, validation, plan.steps)
         trainer.fit(module, data, ckpt_path=_checkpoint_to_resume(session) if resuming else None)
     if plan.val_every_steps is None:
-        checkpoint.save_last(trainer)
         return None
     module.load_state_dict(read_checkpoint(folder.checkpoints / BEST)["state_dict"], strict=False)
     return checkpoint.best_step
@@ -252,7 +251,8 @@ def _conclude(
         console.print(comparison_table(tuned.metrics, base.metrics if base else None))
         measured = {"base": base.predictions} if base else {}
         write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
-    log_result(loggers, to_plain(config), folder.summary.metrics)
+    typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
+    log_result(loggers, to_plain(config), folder.summary.metrics, typed)
     for line in closing_lines(folder.path, folder.adapter):
         console.print(line)
     return dict(folder.summary.metrics)

@@ -109,10 +109,10 @@ def _check_optimizer(config: RunConfig, plan: StepPlan) -> None:
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:
-    """Given, or ten validations a run; None where there is nothing to validate on."""
+    """Given, or five validations a run; None where there is nothing to validate on."""
     if not has_validation:
         return None
-    return min(config.trainer.val_every_steps or max(1, plan.total_steps // 10), plan.total_steps)
+    return min(config.trainer.val_every_steps or max(1, plan.total_steps // 5), plan.total_steps)
 
 
 def _sha256(file: Path) -> str:

@@ -24,7 +24,13 @@ from tunelab.training.checkpoint import (
     write_checkpoint,
 )
 
-SMALL: dict[str, Any] = {"state_dict": {"weight": torch.arange(6.0)}, "global_step": 7, "loops": {"a": (1, [2.5, None])}}
+SMALL: dict[str, Any] = {
+    "state_dict": {"weight": torch.arange(6.0)}, "global_step": 7, "loops": {"a": (1, [2.5, None])}
+}  # fmt: skip
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def same(first: Any, second: Any) -> bool:
@@ -35,8 +41,7 @@ def same(first: Any, second: Any) -> bool:
         bits = [t.contiguous().reshape(-1).view(torch.uint8) for t in (first, second)]
         return first.dtype == second.dtype and first.shape == second.shape and torch.equal(*bits)
     if isinstance(first, dict):
-        keys = list(zip(first, second, strict=False))
-        return len(first) == len(second) and all(same(*k) for k in keys) and all(same(first[k], second[k]) for k in first)
+        return same(list(first), list(second)) and all(same(first[key], second[key]) for key in first)
     if isinstance(first, (list, tuple)):
         return len(first) == len(second) and all(map(same, first, second))
     return first == second or (isinstance(first, float) and math.isnan(first) and math.isnan(second))
@@ -52,7 +57,10 @@ def tensors(draw) -> torch.Tensor:
 
 
 KEYS = st.one_of(
-    st.text(alphabet="abc_.0", max_size=4), st.integers(-2, 9), st.booleans(), st.tuples(st.integers(), st.text(max_size=2))
+    st.text(alphabet="abc_.", max_size=4),
+    st.integers(-2, 9),
+    st.booleans(),
+    st.tuples(st.integers(), st.text(max_size=2)),
 )
 SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
 PLAIN = st.recursive(
@@ -64,7 +72,10 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=HEALTH)
 @given(value=PLAIN)
 def test_what_goes_in_comes_out(value: Any, tmp_path: Path):
     # One tensor a name: values whose names would clash have their own test below.
@@ -234,7 +245,7 @@ def test_a_failure_while_saving_leaves_the_old_file(failing: str, tmp_path: Path
         write_checkpoint({**SMALL, "global_step": 8}, tmp_path / LAST)
     monkeypatch.undo()
     assert same(read_checkpoint(tmp_path / LAST), SMALL)
-    assert os.listdir(tmp_path) == [LAST]
+    assert names(tmp_path) == [LAST]
 
 
 def test_the_new_file_is_on_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -264,7 +275,7 @@ def test_the_last_is_the_newest_and_the_one_before_is_kept(tmp_path: Path):
         save_step(tmp_path, step)
     assert newest_checkpoint(tmp_path) == (tmp_path / LAST, [])
     assert [read_checkpoint(tmp_path / name)["global_step"] for name in (LAST, PREVIOUS)] == [3, 2]
-    assert sorted(os.listdir(tmp_path)) == [LAST, PREVIOUS]
+    assert names(tmp_path) == [LAST, PREVIOUS]
 
 
 def test_a_damaged_last_is_passed_over_and_named(tmp_path: Path):
@@ -286,8 +297,8 @@ def test_a_kill_between_keeping_and_writing_leaves_a_last(tmp_path: Path):
 
 def test_no_checkpoint_at_all(tmp_path: Path):
     keep_previous(tmp_path)
-    assert os.listdir(tmp_path) == []
-    with pytest.raises(CheckpointError, match="expected a checkpoint to resume from.*start the run again without resume"):
+    assert names(tmp_path) == []
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint to resume from.*start the run again"):
         newest_checkpoint(tmp_path)
 
 
@@ -296,7 +307,7 @@ def test_only_stale_temporary_files_are_removed(tmp_path: Path):
     (tmp_path / f".{LAST}.123.tmp").touch()
     (tmp_path / "notes.tmp").touch()
     remove_stale(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [LAST, "notes.tmp"]
+    assert names(tmp_path) == [LAST, "notes.tmp"]
 
 
 def test_lightning_reads_and_writes_through_it(tmp_path: Path):
@@ -305,4 +316,4 @@ def test_lightning_reads_and_writes_through_it(tmp_path: Path):
     assert same(io.load_checkpoint(tmp_path / "folder" / LAST, weights_only=False), SMALL)
     io.remove_checkpoint(tmp_path / "folder" / LAST)
     io.remove_checkpoint(tmp_path / "folder" / LAST)
-    assert os.listdir(tmp_path / "folder") == []
+    assert names(tmp_path / "folder") == []

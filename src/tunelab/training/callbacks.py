@@ -133,6 +133,7 @@ class RunCheckpoint(pl.Callback):
         self._validates_at = validates_at
         self.best_loss = math.inf
         self.best_step: int | None = None
+        self._saved_step: int | None = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -152,8 +153,15 @@ class RunCheckpoint(pl.Callback):
             trainer.save_checkpoint(self._folder / BEST)
         self.save_last(trainer)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the last step where nothing else has."""
+        del pl_module
+        if self._saved_step != trainer.global_step:
+            self.save_last(trainer)
+
     def save_last(self, trainer: pl.Trainer) -> None:
         """Replace last.ckpt, keeping the one before as previous.ckpt."""
+        self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             keep_previous(self._folder)
         trainer.save_checkpoint(self._folder / LAST)

@@ -1,7 +1,7 @@
 """The loggers of a run: classes of Lightning, pointed into the run folder; several at once."""
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
     WandbLogger: lambda run: {"save_dir": str(run), "name": run.name},
     MLFlowLogger: lambda run: {"run_name": run.name},
 }
+TABLE_KEYS = ("data.batch_size", "model.path", "optim.lr", "peft._target_", "peft.r", "seed")
 PACKAGES: dict[type[Logger], str] = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
 
 
@@ -29,12 +30,21 @@ def build_loggers(nodes: Mapping[str, Mapping[str, Any]], run: Path) -> list[Log
     return [_build(name, dict(node), run) for name, node in nodes.items()]
 
 
-def log_result(loggers: list[Logger], hyperparameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    """Log the configuration with the final metrics: for TensorBoard the row of its HParams table."""
+def log_result(
+    loggers: list[Logger], hyperparameters: Mapping[str, Any], metrics: Mapping[str, float], typed: Sequence[str]
+) -> None:
+    """Log the configuration with the final metrics; `typed` are the keys given on the command line.
+
+    TensorBoard's HParams table gets a row of what tells runs apart (the usual keys and the typed ones) and of the tuned
+    model's scores: it shows columns by name, and a whole configuration would bury both.
+    """
     flat = dict(flatten(hyperparameters))
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(flat, dict(metrics))
+            shown = [key for key in (*TABLE_KEYS, *typed) if flat.get(key, "None") != "None" and key != "output_dir"]
+            columns = {key: flat[key] for key in shown}
+            scores = {key: value for key, value in metrics.items() if "num_" not in key and not key.startswith("base/")}
+            logger.log_hyperparams(columns, scores)
         else:
             logger.log_hyperparams(flat)
             logger.log_metrics(dict(metrics))

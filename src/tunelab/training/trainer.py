@@ -16,7 +16,23 @@ from tunelab.errors import ConfigError
 from tunelab.training.checkpoint import SafetensorsCheckpointIO
 
 
-class SummedGradientsStrategy(DDPStrategy):
+class _ModelStays:
+    """Leaves the model on its device after training: it is measured next, and 4-bit weights do not survive a move."""
+
+    _lightning_module: pl.LightningModule | None
+
+    def teardown(self) -> None:
+        """Tear everything else down."""
+        module, self._lightning_module = self._lightning_module, None
+        super().teardown()  # pyright: ignore[reportAttributeAccessIssue] (a strategy's)
+        self._lightning_module = module
+
+
+class OneDeviceStrategy(_ModelStays, SingleDeviceStrategy):
+    """One process on one device."""
+
+
+class SummedGradientsStrategy(_ModelStays, DDPStrategy):
     """One process a device; the module itself adds the gradients up, once a step.
 
     Devices may have different numbers of micro-batches in a step, which DistributedDataParallel's reducer cannot
@@ -98,5 +114,5 @@ def build_trainer(
 
 def _strategy(config: TrainerConfig, device: torch.device) -> Strategy:
     if config.devices == 1:
-        return SingleDeviceStrategy(device)
+        return OneDeviceStrategy(device)
     return SummedGradientsStrategy(process_group_backend="gloo" if device.type == "cpu" else "nccl")
