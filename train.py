@@ -8,27 +8,24 @@ from tunelab.config import RunConfig
 
 @command("train", RunConfig)
 def main(config: RunConfig, invocation: Invocation) -> None:
-    """Open the run folder, save the configuration, and train here or on several devices."""
+    """Make or open the run folder, save the configuration in it, and train."""
     # Imported here: composing, printing help and refusing a wrong key need no torch.
-    from tunelab.finetune import fine_tune
     from tunelab.run import create_run_folder, open_run_folder, resumed_config
     from tunelab.training.callbacks import Interrupted
-    from tunelab.training.launcher import inside_torchrun, launch
+    from tunelab.worker import train_run
 
+    resuming = config.resume is not None
     if config.resume:
         folder = open_run_folder(config.resume)
         config = resumed_config(load_config(folder.path / "config.yaml"), config, invocation.overrides)
     else:
         folder = create_run_folder(config, invocation.sweep_dir)
-        folder.write_text("config.yaml", dump_config(config))
         folder.write_text("overrides.yaml", "".join(f"- {override}\n" for override in invocation.overrides))
-    if config.trainer.devices > 1 and not inside_torchrun():
-        arguments = [str(folder.path), *invocation.overrides]
-        code = launch("tunelab.worker", arguments, config.trainer.devices, config.trainer.accelerator.value == "cpu")
-        sys.exit(code)
+    folder.write_text("config.yaml", dump_config(config))
     try:
-        fine_tune(config, folder, invocation.overrides, resuming=bool(config.resume))
+        train_run(config, folder, invocation.overrides, resuming)
     except Interrupted as error:
+        print(f"{error}; to go on: python train.py resume={folder.path}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 

@@ -164,7 +164,8 @@ def recorded(
         status, reason = "interrupted", str(error) or "stopped from the keyboard"
         raise
     except BaseException as error:
-        status, reason = "failed", f"{type(error).__name__}: {error}"
+        status = "failed"
+        reason = str(error) if isinstance(error, TunelabError) else f"{type(error).__name__}: {error}"
         if is_main and not isinstance(error, TunelabError):
             folder.write_text("traceback.txt", traceback.format_exc())
         raise

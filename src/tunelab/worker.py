@@ -1,27 +1,55 @@
-"""What torchrun starts on each device: reads the run's saved configuration and trains. Hydra is not involved."""
+"""One run in several processes: starts them on the saved configuration, and is what they run. Hydra stays outside."""
 
 import sys
+from collections.abc import Sequence
 
 from tunelab.compose import load_config
-from tunelab.errors import TunelabError
+from tunelab.config import Accelerator, RunConfig
+from tunelab.errors import ConfigError, TunelabError
 from tunelab.finetune import fine_tune
-from tunelab.run import open_run_folder
+from tunelab.run import RunFolder, open_run_folder, recorded
 from tunelab.training.callbacks import Interrupted
+from tunelab.training.launcher import inside_torchrun, launch
 
 
-def main(folder_name: str, overrides: list[str]) -> None:
-    """Train the run of `folder_name` as one of several processes."""
+def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool) -> None:
+    """Train here, or on `trainer.devices` devices of this machine.
+
+    Raises:
+        TunelabError: the run cannot be done as asked, or one of the processes failed.
+        Interrupted: a signal came; the run can be resumed.
+    """
+    if inside_torchrun():
+        raise ConfigError("trainer.devices: start with plain python train.py trainer.devices=<n>, without torchrun.")
+    if config.trainer.devices == 1:
+        fine_tune(config, folder, overrides, resuming)
+        return
+    (folder.path / "summary.json").unlink(missing_ok=True)
+    arguments = [str(folder.path), "resume" if resuming else "start", *overrides]
+    on_cpu = config.trainer.accelerator is Accelerator.cpu
+    code = launch("tunelab.worker", arguments, config.trainer.devices, on_cpu)
+    reason = folder.read_summary().get("reason")
+    if code in (130, 143):
+        raise Interrupted(code - 128)
+    if code and reason:
+        raise TunelabError(reason)
+    if code:
+        with recorded(folder, config, ()):  # the first process had no time to write why
+            raise TunelabError(f"a training process ended with exit code {code}; run again with resume={folder.path}.")
+
+
+def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
+    """Train the run of `folder_name` as one of several processes; the parent reads the reason of a failure."""
     folder = open_run_folder(folder_name)
     config = load_config(folder.path / "config.yaml")
     _ = config.output_dir  # used: the folder was made from it
     try:
-        fine_tune(config, folder, tuple(overrides), resuming=(folder.checkpoints / "last.ckpt").exists())
-    except TunelabError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fine_tune(config, folder, overrides, resuming)
+    except TunelabError:
         sys.exit(1)
     except Interrupted as error:
         sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2] == "resume", sys.argv[3:])

@@ -2,7 +2,7 @@
 
 import json
 import math
-import shutil
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,6 +16,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tunelab import worker
+from tunelab.audit import refuse_unread_keys
 from tunelab.compose import dump_config, load_config
 from tunelab.config import EvaluateConfig, RunConfig, forget_reads
 from tunelab.errors import ConfigError, ModelError, TunelabError
@@ -166,7 +168,7 @@ def test_evaluating_the_run_again_gives_its_metrics(complete: RunFolder):
 
 
 def test_without_validation_the_last_weights_count(run: Runner):
-    folder = run("data.validation_fraction=0", "~trainer.val_every_steps")
+    folder = run("data.validation_fraction=0", "trainer.val_every_steps=null")
     assert not [line for line in lines(folder) if "val/loss" in line]
     assert folder.read_summary()["best_step"] is None
     assert not (folder.checkpoints / "best.ckpt").exists()
@@ -287,7 +289,7 @@ def test_a_loss_that_is_no_number_stops_the_run(value: float, tiny_config, tmp_p
     def call(self: SftObjective, model: Any, batch: Any) -> Any:
         sums = forward(self, model, batch)
         passes.append(torch.is_grad_enabled())
-        if sum(passes) > 20:
+        if sum(passes) > 7:
             return type(sums)(sums.nll_sum * value, sums.token_count, sums.num_correct)
         return sums
 
@@ -393,35 +395,103 @@ def long_reference(run: Runner) -> RunFolder:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_process_that_was_stopped_is_resumed_to_the_same_bits(
-    number: signal.Signals, tiny_overrides, quiet_environment, long_reference: RunFolder, tmp_path: Path, run: Runner
-):
-    arguments = [str(REPOSITORY / "train.py"), *tiny_overrides, *LONG, f"output_dir={tmp_path}"]
-    process = start(arguments, quiet_environment)
-    path = wait_for_lines((tmp_path, "runs/run/*/metrics.jsonl"), 5, process)
-    process.send_signal(number)
-    output = process.communicate(timeout=120)[0]
-    folder = open_run_folder(str(path))
-    if number == signal.SIGTERM:
-        assert process.returncode == 143, output
-        assert folder.read_summary()["status"] == "interrupted"
-        assert folder.read_summary()["reason"] == "stopped by SIGTERM"
-    else:
-        assert process.returncode == -signal.SIGKILL
-        assert folder.read_summary() == {}
-    assert max(line["step"] for line in lines(folder)[:5]) < 40
+@pytest.fixture(scope="module")
+def stopped(
+    tiny_overrides: list[str], quiet_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[signal.Signals, tuple[RunFolder, int, str]]:
+    """Two processes, each sent its signal after five logged steps: folder, exit code and output."""
+    started = {}
+    for number in (signal.SIGTERM, signal.SIGKILL):  # side by side: most of their time is importing
+        output_dir = tmp_path_factory.mktemp(number.name)
+        arguments = [str(REPOSITORY / "train.py"), *tiny_overrides, *LONG, f"output_dir={output_dir}"]
+        started[number] = (output_dir, start(arguments, quiet_environment))
+    results = {}
+    for number, (output_dir, process) in started.items():
+        path = wait_for_lines((output_dir, "runs/run/*/metrics.jsonl"), 5, process)
+        process.send_signal(number)
+        output = process.communicate(timeout=120)[0]
+        results[number] = (open_run_folder(str(path)), process.returncode, output)
+    return results
+
+
+def resume_here(folder: RunFolder) -> None:
+    """Resume in this process, on one thread like the process before it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        config = load_config(folder.path / "config.yaml")
-        fine_tune(config, folder, ("resume=x",) if config.resume else (), resuming=True)
+        fine_tune(load_config(folder.path / "config.yaml"), folder, (), resuming=True)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_process_that_was_stopped_is_resumed_to_the_same_bits(
+    number: signal.Signals, stopped: dict[signal.Signals, tuple[RunFolder, int, str]], long_reference: RunFolder
+):
+    folder, code, output = stopped[number]
+    if number == signal.SIGTERM:
+        assert code == 143, output
+        assert "Traceback" not in output
+        assert folder.read_summary()["status"] == "interrupted"
+        assert folder.read_summary()["reason"] == "stopped by SIGTERM"
+    else:
+        assert code == -signal.SIGKILL
+        assert folder.read_summary() == {}
+    assert lines(folder)[-1]["step"] >= 5
+    resume_here(folder)
     assert folder.read_summary()["status"] == "finished"
     assert same_weights(folder, long_reference)
-    assert [step for step, _ in losses(folder)] == list(range(1, 41))
     assert losses(folder) == losses(long_reference)
+    assert [step for step, _ in losses(folder)] == list(range(1, 41))
+
+
+# --- the entry points ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train_py(monkeypatch: pytest.MonkeyPatch):
+    """`python train.py <arguments>` in this process, with the work itself replaced; returns its arguments."""
+
+    def call(*arguments: str) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+
+        def instead(config: RunConfig, folder: RunFolder, overrides: Any, resuming: bool = False) -> None:
+            seen.update(config=config, folder=folder, resuming=resuming)
+            keys = [override for override in overrides if "." not in override.partition("=")[0]]
+            refuse_unread_keys(config, keys)  # the keys that only the entry point can have used
+
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        monkeypatch.setattr("tunelab.finetune.fine_tune", instead)
+        monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "train.py"), *arguments])
+        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+        return seen
+
+    return call
+
+
+def test_train_py_makes_the_folder(train_py, tmp_path: Path):
+    seen = train_py(f"output_dir={tmp_path}", "name=mine", "seed=3")
+    assert seen["resuming"] is False
+    assert seen["folder"].path.parent == tmp_path / "runs" / "mine"
+    assert load_config(seen["folder"].path / "config.yaml").seed == 3
+    typed = yaml.safe_load((seen["folder"].path / "overrides.yaml").read_text(encoding="utf-8"))
+    assert typed == [f"output_dir={tmp_path}", "name=mine", "seed=3"]
+
+
+def test_train_py_resumes(train_py, tmp_path: Path):
+    first = train_py(f"output_dir={tmp_path}", "seed=3")
+    again = train_py(f"resume={first['folder'].path}", "trainer.micro_batch_tokens=64")
+    assert again["folder"].path == first["folder"].path
+    assert again["resuming"] is True
+    assert (again["config"].seed, again["config"].trainer.micro_batch_tokens) == (3, 64)
+
+
+def test_train_py_refuses_another_configuration_on_resume(train_py, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first = train_py(f"output_dir={tmp_path}")
+    with pytest.raises(SystemExit) as caught:
+        train_py(f"resume={first['folder'].path}", "optim.lr=1")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("error: optim.lr: a resumed run keeps the configuration")
 
 
 # --- two processes ---------------------------------------------------------------------------------------------------
@@ -441,8 +511,21 @@ def test_two_processes_equal_one(tiny_overrides, quiet_environment, reference: R
     assert folder.read_summary()["metrics"]["test/loss"] == pytest.approx(
         reference.read_summary()["metrics"]["test/loss"], rel=1e-4
     )
-    assert shutil.which("python") is None or output.count("run folder") == 1  # one process speaks
+    assert output.count("run folder  ") == 1  # one process speaks
 
 
-def test_a_run_config_that_resumes_is_a_run_config(tiny_config):
-    assert isinstance(tiny_config(), RunConfig)
+@pytest.mark.parametrize("typed", ["name=mine", "seed=1", "output_dir=somewhere"])
+def test_a_process_of_several_takes_the_keys_of_the_run_for_used(
+    typed: str, tiny_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[str] = []
+
+    def instead(config: RunConfig, folder: RunFolder, overrides: Any, resuming: bool = False) -> None:
+        _ = config.seed  # by the training itself
+        refuse_unread_keys(config, overrides)
+        seen.append(typed)
+
+    monkeypatch.setattr(worker, "fine_tune", instead)
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(typed)), encoding="utf-8")
+    worker.main(str(tmp_path), [typed])
+    assert seen == [typed]

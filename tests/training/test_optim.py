@@ -58,7 +58,7 @@ def test_only_trained_parameters_are_optimised():
     trained, frozen = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2), requires_grad=False)
     [group] = build_optimizer(ADAMW, [frozen, trained], 0.25, False).param_groups
     assert [parameter is trained for parameter in group["params"]] == [True]
-    assert (group["lr"], group["betas"]) == (0.25, [0.9, 0.999])
+    assert (group["lr"], list(group["betas"])) == (0.25, [0.9, 0.999])
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
-"""Starts one job on several devices of this machine: torchrun on the run's saved configuration."""
+"""Starts one job on several devices of this machine: torchrun's elastic launcher on the run's saved configuration."""
 
+import logging
 import os
-import signal
-import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
-from types import FrameType
+
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 
 def inside_torchrun() -> bool:
@@ -19,34 +22,27 @@ def process_rank() -> int:
 
 
 def launch(module: str, arguments: Sequence[str], num_processes: int, on_cpu: bool) -> int:
-    """Run `python -m module arguments` in `num_processes` processes that know of each other; return the exit code.
+    """Run `python -m module arguments` in `num_processes` processes that know of each other; return an exit code.
 
-    SIGTERM and Ctrl-C are passed on, so that the processes save and stop in order.
+    SIGTERM and Ctrl-C reach the processes, which save and stop in order. On the CPU they share the cores.
     """
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(num_processes),
-        ),
-        *("-m", module, *arguments),
-    ]
-    environment = dict(os.environ)
     if on_cpu:
-        threads = max(1, (os.cpu_count() or 1) // num_processes)
-        environment.setdefault("OMP_NUM_THREADS", str(threads))
-    process = subprocess.Popen(command, env=environment)
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        del frame
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the run folder says what failed
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
     try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+    except ChildFailedError as error:
+        codes = [failure.exitcode for failure in error.failures.values()]
+        return next((code for code in codes if code > 0), 1)
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0

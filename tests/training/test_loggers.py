@@ -1,0 +1,144 @@
+"""Loggers: where their files are and what is in them."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from tunelab.config import to_plain
+from tunelab.errors import ConfigError
+from tunelab.finetune import fine_tune
+from tunelab.run import RunFolder
+from tunelab.training.loggers import build_loggers, flatten, log_result
+
+
+@pytest.fixture(scope="module")
+def logged(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run with two loggers and samples."""
+    folder = RunFolder(tmp_path_factory.mktemp("logged"))
+    extra = ["logger=[tensorboard,csv]", "trainer.num_sample_completions=1", "evaluation.generate=true"]
+    fine_tune(tiny_config(*extra, "evaluation.max_new_tokens=4"), folder, ())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def events(logged: RunFolder) -> EventAccumulator:
+    accumulator = EventAccumulator(str(logged.path / "tensorboard"))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_event_files_hold_the_figures_of_metrics_jsonl(events: EventAccumulator, logged: RunFolder):
+    import json
+
+    rows = [json.loads(line) for line in (logged.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name in ("train/loss", "train/grad_norm", "train/lr", "val/loss", "val/perplexity", "perf/tokens_per_second"):
+        expected = [(row["step"], row[name]) for row in rows if name in row]
+        found = [(event.step, event.value) for event in events.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-5)
+
+
+def test_samples_are_shown_at_each_validation(events: EventAccumulator):
+    assert "samples/0/text_summary" in events.Tags()["tensors"]
+    assert [event.step for event in events.Tensors("samples/0/text_summary")] == [3, 6]
+    [text, _] = [event.tensor_proto.string_val[0].decode() for event in events.Tensors("samples/0/text_summary")]
+    assert "**prompt**" in text
+    assert "**completion**" in text
+
+
+def test_the_hparams_table_has_a_row(events: EventAccumulator, logged: RunFolder):
+    metadata = {tag: HParamsPluginData.FromString(content) for tag, content in events.PluginTagToContent("hparams").items()}
+    hyperparameters = metadata["_hparams_/session_start_info"].session_start_info.hparams
+    assert hyperparameters["optim.lr"].number_value == pytest.approx(1e-2)
+    assert hyperparameters["peft.r"].number_value == 4
+    assert hyperparameters["optim.schedule"].string_value == "cosine"
+    listed = {info.name.tag for info in metadata["_hparams_/experiment"].experiment.metric_infos}
+    metrics = logged.read_summary()["metrics"]
+    assert listed == set(metrics)
+    assert events.Scalars("test/loss")[-1].value == pytest.approx(metrics["test/loss"], rel=1e-5)
+
+
+def test_the_csv_file_holds_the_figures(logged: RunFolder):
+    with (logged.path / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["step"] for row in rows if row["val/loss"]] == ["3", "6"]
+
+
+def test_no_logger_is_no_logger(tmp_path: Path):
+    assert build_loggers({}, tmp_path) == []
+
+
+def test_several_loggers_each_in_the_run_folder(compose_config, tmp_path: Path):
+    loggers = build_loggers(compose_config("logger=[tensorboard,csv]").logger, tmp_path)
+    assert [type(logger) for logger in loggers] == [TensorBoardLogger, CSVLogger]
+    assert [Path(str(logger.log_dir)) for logger in loggers] == [tmp_path / "tensorboard", tmp_path / "csv"]
+
+
+@pytest.mark.parametrize(("name", "package"), [("wandb", "wandb"), ("mlflow", "mlflow")])
+def test_a_logger_whose_package_is_missing_says_how_to_get_it(
+    name: str, package: str, compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
+    with pytest.raises(ConfigError, match=rf"^logger={name}: needs the package '{package}'; pip install 'tunelab\[track\]'"):
+        build_loggers(compose_config(f"logger={name}").logger, tmp_path)
+
+
+def test_an_unknown_argument_of_a_logger(compose_config, tmp_path: Path):
+    config = compose_config("logger=csv", "logger.csv.flush_every=3")
+    with pytest.raises(ConfigError, match=r"^logger\.flush_every: CSVLogger has no such argument; did you mean"):
+        build_loggers(config.logger, tmp_path)
+
+
+def test_wandb_offline_stays_on_this_machine(compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    [logger] = build_loggers(compose_config("logger=wandb", "logger.wandb.offline=true").logger, tmp_path)
+    logger.log_metrics({"train/loss": 1.5}, step=1)
+    log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5})
+    logger.experiment.finish()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_mlflow_keeps_a_local_store(compose_config, tmp_path: Path):
+    pytest.importorskip("mlflow")
+    [logger] = build_loggers(compose_config("logger=mlflow").logger, tmp_path)
+    logger.log_metrics({"train/loss": 1.5}, step=1)
+    log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5})
+    assert (tmp_path / "mlflow.db").is_file()
+    run = logger.experiment.get_run(logger.run_id)
+    assert run.data.metrics == {"train/loss": 1.5, "test/loss": 0.5}
+    assert run.data.params["optim.lr"] == "0.1"
+
+
+def test_the_result_reaches_every_logger():
+    class Recorder(Logger):
+        name = version = "recorder"
+
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def log_hyperparams(self, params, *args, **kwargs) -> None:
+            self.seen.append(params)
+
+        def log_metrics(self, metrics, step=None) -> None:
+            self.seen.append(metrics)
+
+        def finalize(self, status: str) -> None:
+            self.seen.append(status)
+
+    recorder = Recorder()
+    log_result([recorder], {"optim": {"lr": 0.1, "betas": [1, 2]}}, {"test/loss": 0.5})
+    assert recorder.seen == [{"optim.lr": 0.1, "optim.betas": "[1, 2]"}, {"test/loss": 0.5}, "success"]
+
+
+def test_flat_keys_are_dotted(tiny_config):
+    flat = dict(flatten(to_plain(tiny_config())))
+    assert flat["data.columns.prompt"] == "None"
+    assert flat["trainer.max_steps"] == 6
+    assert all(isinstance(value, (bool, int, float, str)) for value in flat.values())
