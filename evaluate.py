@@ -8,11 +8,12 @@ from tunelab.config import EvaluateConfig
 def main(config: EvaluateConfig, invocation: Invocation) -> None:
     """Open the run folder, where one is given, and measure."""
     # Imported here: composing, printing help and refusing a wrong key need no torch.
-    from tunelab.evaluate import evaluate
     from tunelab.run import open_run_folder
 
     folder = open_run_folder(config.run) if config.run else None
     run = load_config(folder.path / "config.yaml") if folder else None
+    from tunelab.evaluate import evaluate
+
     evaluate(config, run, folder, invocation.overrides)
 
 

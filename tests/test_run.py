@@ -75,7 +75,7 @@ def test_the_hash_is_of_what_the_result_depends_on(config):
     ("error", "status", "reason"),
     [
         (None, "finished", None),
-        (DataError("rows.jsonl:3: no response"), "failed", "DataError: rows.jsonl:3: no response"),
+        (DataError("rows.jsonl:3: no response"), "failed", "rows.jsonl:3: no response"),
         (ZeroDivisionError("one by nought"), "failed", "ZeroDivisionError: one by nought"),
         (SystemExit(3), "failed", "SystemExit: 3"),
         (Interrupted(signal.SIGTERM), "interrupted", "stopped by SIGTERM"),

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab.config import EvaluateConfig, RunConfig, Section, forget_reads, to_plain
-from tunelab.errors import ConfigError, TunelabError
+from tunelab.errors import ConfigError, TunelabError, first_line
 from tunelab.suggesting import explain_unknown_key
 
 ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig)
@@ -54,7 +54,11 @@ def command(
     """
 
     def decorate(task: Callable[[ConfigT, Invocation], float | None]) -> Callable[[], None]:
+        composed = False
+
         def on_composed(node: DictConfig) -> float | None:
+            nonlocal composed
+            composed = True
             invocation = _invocation()
             try:
                 return task(to_config(node, schema), invocation)
@@ -75,6 +79,10 @@ def command(
                 _exit(str(error))
             except (HydraException, OmegaConfBaseException) as error:
                 _exit(explain_hydra_error(error, schema))
+            except ValueError as error:  # Hydra's own, for a group set to what is no option's name
+                if composed:
+                    raise
+                _exit(first_line(error))
 
         return run
 
@@ -131,7 +139,7 @@ def prepare_arguments(arguments: list[str], schema: type[Section]) -> list[str]:
     for index, argument in enumerate(arguments):
         if index and arguments[index - 1] in ("--config-path", "-cp", "--config-dir", "-cd"):
             argument = str(Path(argument).resolve())
-        elif "=" in argument and not argument.startswith("-"):
+        elif argument.startswith("~") or ("=" in argument and not argument.startswith("-")):
             argument = _checked(argument, known, open_ended)
         prepared.append(argument)
     return prepared

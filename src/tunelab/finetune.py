@@ -172,6 +172,13 @@ def _train(
         refuse_unread_keys(config, session.overrides)  # set-up ends here
         data = SftDataModule(prepared.data.train, validation, plan.steps)
         trainer.fit(module, data, ckpt_path=_checkpoint_to_resume(session) if resuming else None)
+    folder.summary.facts["num_steps"] = trainer.global_step
+    if trainer.global_step < plan.steps.total_steps:
+        patience = config.trainer.early_stopping_patience
+        session.console.print(
+            f"stopped early at step {trainer.global_step} of {plan.steps.total_steps}: "
+            f"no lower validation loss in {patience} validations"
+        )
     if plan.val_every_steps is None:
         return None
     module.load_state_dict(read_checkpoint(folder.checkpoints / BEST)["state_dict"], strict=False)

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import traceback
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tunelab.config import RunConfig, to_plain
@@ -128,6 +130,7 @@ def resumed_config(saved: RunConfig, given: RunConfig, overrides: Sequence[str])
     Raises:
         ConfigError: something else was typed too, which would make it another run.
     """
+    _ = saved.resume  # null, as the run was started; what was typed is used: this folder
     for override in overrides:
         key = override.partition("=")[0]
         if key in RESUMABLE_KEYS:
@@ -158,9 +161,10 @@ def recorded(
     """
     start = time.perf_counter()
     status, reason = "finished", None
+    previous = signal.signal(signal.SIGTERM, _exit_on_signal)  # until training, which saves first, takes it over
     try:
         yield
-    except (*interruptions, KeyboardInterrupt) as error:
+    except (*interruptions, KeyboardInterrupt, _Terminated) as error:
         status, reason = "interrupted", str(error) or "stopped from the keyboard"
         raise
     except BaseException as error:
@@ -170,9 +174,22 @@ def recorded(
             folder.write_text("traceback.txt", traceback.format_exc())
         raise
     finally:
+        signal.signal(signal.SIGTERM, previous)
         folder.summary.times_seconds["total"] = round(time.perf_counter() - start, 3)
         if is_main:
             folder.write_json("summary.json", _summary(folder, config, status, reason))
+
+
+class _Terminated(SystemExit):
+    """SIGTERM outside of training: the process ends with 128 + the signal's number."""
+
+    def __str__(self) -> str:
+        return "stopped by SIGTERM"
+
+
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
+    del frame
+    raise _Terminated(128 + number)
 
 
 def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | None) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     # Lightning 2.6 asks torch 2.13 in a way that it will have to change.
     warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    # Our loader is read from the current step: Lightning cannot know.
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
     # PEFT 0.21 asks transformers 5.23 for an attribute under its old name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 

@@ -42,7 +42,7 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
     """Train the run of `folder_name` as one of several processes; the parent reads the reason of a failure."""
     folder = open_run_folder(folder_name)
     config = load_config(folder.path / "config.yaml")
-    _ = config.output_dir  # used: the folder was made from it
+    _ = config.output_dir, config.name, config.resume  # used: the parent made or opened the folder by them
     try:
         fine_tune(config, folder, overrides, resuming)
     except TunelabError:

@@ -185,7 +185,6 @@ def test_soft_capped_attention_is_padded():
     assert found.reason
 
 
-@pytest.mark.xfail(reason="the doctor measures in eval mode and does not see it: training then stops", strict=True)
 def test_attention_dropout_is_padded():
     found = check(gpt2(0.1), 9, 14)
     assert not found.holds

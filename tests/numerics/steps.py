@@ -18,6 +18,7 @@ from tunelab.training.module import CausalLMModule
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import build_trainer
 
+CPU = torch.device("cpu")
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
@@ -56,6 +57,7 @@ def train(
     fused_head: bool = True,
     optimizer: str = "torch.optim.SGD",
     lr: float = 0.5,
+    device: torch.device = CPU,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Train through CausalLMModule, SftDataModule and the trainer; return the weights and each step's figures."""
     plan = StepPlan.create(len(examples), batch_size, seed=3, max_epochs=0, max_steps=num_steps)
@@ -78,9 +80,9 @@ def train(
             figures.append(outputs)
 
     trainer = build_trainer(
-        TrainerConfig(accelerator=Accelerator.cpu),
-        torch.device("cpu"),
-        Precision.fp32,
+        TrainerConfig(accelerator=Accelerator(device.type)),
+        device,
+        Precision.fp32 if device == CPU else Precision.bf16,
         total_steps=num_steps,
         val_every_steps=None,
         callbacks=[Figures()],

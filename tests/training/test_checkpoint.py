@@ -101,7 +101,6 @@ def test_shapes_that_optimizers_and_loops_have(value: Any, tmp_path: Path):
     assert same(read_checkpoint(tmp_path / LAST)["value"], value)
 
 
-@pytest.mark.xfail(reason="tensors are named by their path, joined by '/', and these share one", strict=True)
 @pytest.mark.parametrize(
     "value", [{0: torch.zeros(1), "0": torch.ones(1)}, {"a/b": torch.zeros(1), "a": {"b": torch.ones(1)}}]
 )
@@ -113,7 +112,7 @@ def test_keys_that_read_alike_are_kept_apart(value: Any, tmp_path: Path):
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", Path("a"), torch.float32, 1j])
 def test_what_is_no_plain_data_is_refused(value: Any, tmp_path: Path):
     write_checkpoint(SMALL, tmp_path / LAST)
-    with pytest.raises(CheckpointError, match=f"holds plain data only, found {type(value).__name__} at '/a/0'"):
+    with pytest.raises(CheckpointError, match=f"holds plain data only, found {type(value).__name__} at 'checkpoint/a/0'"):
         write_checkpoint({"a": [value]}, tmp_path / LAST)
     assert same(read_checkpoint(tmp_path / LAST), SMALL)
 
@@ -170,7 +169,6 @@ def test_a_flipped_bit_of_the_tensors_is_noticed(content: bytes, tmp_path: Path)
     assert accepted_though_different(content, places, tmp_path / LAST) == []
 
 
-@pytest.mark.xfail(reason="a flip within the names 'state' and 'sha256' ends in KeyError", strict=True)
 def test_a_flipped_bit_of_the_header_is_noticed(content: bytes, tmp_path: Path):
     start = 8 + int.from_bytes(content[:8], "little")
     assert accepted_though_different(content, flips(content, range(start)), tmp_path / LAST) == []
@@ -192,7 +190,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_foreign_safetensors_file_is_refused(metadata, tmp_path: Path):
     save_file({"a": torch.zeros(2)}, tmp_path / LAST, metadata)
-    with pytest.raises(CheckpointError, match="expected checkpoint format 1"):
+    with pytest.raises(CheckpointError, match="expected a checkpoint of tunelab|expected checkpoint format 1"):
         read_checkpoint(tmp_path / LAST)
 
 

@@ -59,7 +59,7 @@ def test_a_sound_model_may_take_both_shortcuts(examples):
 def test_rounding_is_no_reason_to_refuse(precision: Precision, examples):
     found = examine(make("llama").float(), examples, precision)
     assert (found.padding_free.holds, found.fused_head.holds) == (True, True)
-    assert found.padding_free.difference > 0
+    assert max(found.padding_free.difference, found.fused_head.difference) < found.fused_head.tolerance
 
 
 def test_a_model_whose_examples_see_each_other_is_padded(examples, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,7 @@ def logged(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run with two loggers and samples."""
     folder = RunFolder(tmp_path_factory.mktemp("logged"))
     extra = ["logger=[tensorboard,csv]", "trainer.num_sample_completions=1", "evaluation.generate=true"]
-    fine_tune(tiny_config(*extra, "evaluation.max_new_tokens=4"), folder, ())
+    fine_tune(tiny_config(*extra, "evaluation.max_new_tokens=4", "peft.lora_alpha=8"), folder, ("peft.lora_alpha=8",))
     return folder
 
 
@@ -52,14 +52,14 @@ def test_samples_are_shown_at_each_validation(events: EventAccumulator):
 
 
 def test_the_hparams_table_has_a_row(events: EventAccumulator, logged: RunFolder):
-    metadata = {tag: HParamsPluginData.FromString(content) for tag, content in events.PluginTagToContent("hparams").items()}
+    contents = events.PluginTagToContent("hparams")
+    metadata = {tag: HParamsPluginData.FromString(content) for tag, content in contents.items()}
     hyperparameters = metadata["_hparams_/session_start_info"].session_start_info.hparams
     assert hyperparameters["optim.lr"].number_value == pytest.approx(1e-2)
-    assert hyperparameters["peft.r"].number_value == 4
-    assert hyperparameters["optim.schedule"].string_value == "cosine"
+    assert hyperparameters["peft.lora_alpha"].number_value == 8  # typed
     listed = {info.name.tag for info in metadata["_hparams_/experiment"].experiment.metric_infos}
     metrics = logged.read_summary()["metrics"]
-    assert listed == set(metrics)
+    assert "test/loss" in listed <= set(metrics)
     assert events.Scalars("test/loss")[-1].value == pytest.approx(metrics["test/loss"], rel=1e-5)
 
 
@@ -85,7 +85,8 @@ def test_a_logger_whose_package_is_missing_says_how_to_get_it(
     name: str, package: str, compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None)
-    with pytest.raises(ConfigError, match=rf"^logger={name}: needs the package '{package}'; pip install 'tunelab\[track\]'"):
+    said = rf"^logger={name}: needs the package '{package}'; pip install 'tunelab\[track\]'"
+    with pytest.raises(ConfigError, match=said):
         build_loggers(compose_config(f"logger={name}").logger, tmp_path)
 
 
@@ -100,16 +101,17 @@ def test_wandb_offline_stays_on_this_machine(compose_config, tmp_path: Path, mon
     monkeypatch.setenv("WANDB_SILENT", "true")
     [logger] = build_loggers(compose_config("logger=wandb", "logger.wandb.offline=true").logger, tmp_path)
     logger.log_metrics({"train/loss": 1.5}, step=1)
-    log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5})
+    log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5}, [])
     logger.experiment.finish()
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_mlflow_keeps_a_local_store(compose_config, tmp_path: Path):
+    pytest.importorskip("sqlalchemy", reason="mlflow-skinny has no SQL store")
     pytest.importorskip("mlflow")
     [logger] = build_loggers(compose_config("logger=mlflow").logger, tmp_path)
     logger.log_metrics({"train/loss": 1.5}, step=1)
-    log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5})
+    log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5}, [])
     assert (tmp_path / "mlflow.db").is_file()
     run = logger.experiment.get_run(logger.run_id)
     assert run.data.metrics == {"train/loss": 1.5, "test/loss": 0.5}
@@ -133,7 +135,7 @@ def test_the_result_reaches_every_logger():
             self.seen.append(status)
 
     recorder = Recorder()
-    log_result([recorder], {"optim": {"lr": 0.1, "betas": [1, 2]}}, {"test/loss": 0.5})
+    log_result([recorder], {"optim": {"lr": 0.1, "betas": [1, 2]}}, {"test/loss": 0.5}, [])
     assert recorder.seen == [{"optim.lr": 0.1, "optim.betas": "[1, 2]"}, {"test/loss": 0.5}, "success"]
 
 

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from tunelab.assets.corpus import documents
 from tunelab.assets.probing import copy_accuracy, encode, held_out_perplexity, nll_sum
-from tunelab.assets.tokenizer import END, MAX_LENGTH_TOKENS, train_tokenizer
+from tunelab.assets.tokenizer import BOS, END, EOS, MAX_LENGTH_TOKENS, PAD, token_id, train_tokenizer
 
 STEP_DOCUMENTS = 20
 MICRO_BATCH_DOCUMENTS = 10
@@ -62,7 +62,7 @@ def learning_rate_factor(step: int, spent: float) -> float:
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama of 2.1 million parameters with tied embeddings."""
-    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(END)]
+    pad, bos, eos, end = (token_id(tokenizer, token) for token in (PAD, BOS, EOS, END))
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -74,16 +74,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         max_position_embeddings=MAX_LENGTH_TOKENS,
         tie_word_embeddings=True,
         initializer_range=0.05,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends,
+        pad_token_id=pad,
+        bos_token_id=bos,
+        eos_token_id=[eos, end],
     )
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=ends,
-        do_sample=False,
+        pad_token_id=pad, bos_token_id=bos, eos_token_id=[eos, end], do_sample=False
     )
     return model
 
@@ -99,11 +96,12 @@ def build_optimizers(model: LlamaForCausalLM) -> list[tuple[torch.optim.Optimize
 
 def train_step(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, step: int) -> tuple[float, int]:
     """Add up the gradient of step `step`; its documents follow from (seed, step). Returns loss and tokens."""
+    pad = token_id(tokenizer, PAD)
     texts = sorted(islice(documents(f"{seed} {step}"), STEP_DOCUMENTS), key=len)
     batches = [
         encode(tokenizer, texts[i : i + MICRO_BATCH_DOCUMENTS]) for i in range(0, len(texts), MICRO_BATCH_DOCUMENTS)
     ]
-    num_tokens = sum(int((ids[:, 1:] != tokenizer.pad_token_id).sum()) for ids in batches)
+    num_tokens = sum(int(ids[:, 1:].ne(pad).sum()) for ids in batches)
     total = 0.0
     for ids in batches:
         with torch.autocast("cpu", torch.bfloat16):
@@ -164,8 +162,9 @@ def export(
     """Write model, tokenizer and card to `folder`, replacing it as a whole."""
     temporary = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    half = build_model(tokenizer).to(torch.bfloat16)
+    half = build_model(tokenizer)
     half.load_state_dict(model.state_dict())
+    half.bfloat16()
     half.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
     stored = LlamaForCausalLM.from_pretrained(temporary, dtype=torch.float32)

@@ -10,22 +10,22 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tunelab.assets.corpus import documents
 from tunelab.assets.tickets import draw_ticket, write_message
+from tunelab.assets.tokenizer import EOS, PAD, token_id
 from tunelab.assets.values import Pool
 
 HELD_OUT_SEED = "held-out"
 IGNORE_INDEX = -100
-COPIED = ("customer", "order", "product", "date", "amount")
+COPIED: tuple[str, ...] = ("customer", "order", "product", "date", "amount")
 PROBE_KEYS = {"customer": "name", "order": "ref", "product": "item", "date": "bought", "amount": "price"}
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> torch.Tensor:
     """Encode documents as right-padded rows `<|bos|> … <|eos|>`; returns ids [documents, longest]."""
-    assert tokenizer.eos_token is not None
-    assert isinstance(tokenizer.pad_token_id, int)
-    rows = tokenizer([text + tokenizer.eos_token for text in texts])["input_ids"]
+    pad = token_id(tokenizer, PAD)
+    rows = tokenizer([text + EOS for text in texts])["input_ids"]
     longest = max(map(len, rows))
     width = longest + (1 - longest) % 32  # one more than a multiple of 32: few shapes, so few kernels to prepare
-    return torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids in rows])
+    return torch.tensor([ids + [pad] * (width - len(ids)) for ids in rows])
 
 
 def nll_sum(model: LlamaForCausalLM, ids: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -78,7 +78,7 @@ def copy_accuracy(
 ) -> dict[str, float]:
     """Share of values of unseen messages whose every token is the model's first choice, per field."""
     rng = Random("probe")
-    hits = dict.fromkeys(COPIED, 0)
+    hits: dict[str, int] = dict.fromkeys(COPIED, 0)
     for _ in range(num_messages):
         text, spans = _probe_text(rng)
         encoded = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")

@@ -37,6 +37,13 @@ CHAT_TEMPLATE = (
 """Prefix-stable: adding a turn never changes the text of the turns before it."""
 
 
+def token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    """The id of one of `SPECIAL_TOKENS`."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
+
+
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     """Train the BPE on the first documents of the corpus."""
     tokenizer = Tokenizer(models.BPE())

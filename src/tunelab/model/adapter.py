@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tunelab.components import build_component
@@ -84,7 +85,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
         raise ModelError(f"adapter: expected a PEFT folder with adapter_config.json, found none in {str(folder)!r}.")
     try:
         return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
-    except (RuntimeError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
 
 

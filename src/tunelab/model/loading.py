@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from tunelab.config import DType, ModelConfig, Quantization
@@ -20,7 +22,7 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
     source = resolve_model(config.path, config.revision)
     try:
         architecture = AutoConfig.from_pretrained(source, revision=config.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"model.path: {config.path!r} has no usable config.json ({first_line(error)}).") from error
     if type(architecture) not in AutoModelForCausalLM._model_mapping:  # pyright: ignore[reportPrivateUsage]
         raise ModelError(
@@ -40,29 +42,37 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
 
 
 def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedModel:
-    """Load the weights onto `device`, in train mode (they arrive in eval mode), with the key-value cache off.
+    """Load the weights onto `device`, in train mode (they arrive in eval mode).
 
     Raises:
         ModelError: weights are missing or damaged, or the quantisation is not available here.
     """
     source = resolve_model(config.path, config.revision)
-    options: dict[str, Any] = {"dtype": torch_dtype(config.dtype, device), "attn_implementation": "sdpa"}
+    options: dict[str, Any] = {"dtype": torch_dtype(config.dtype, device)}
     if config.quantization is not Quantization.none:
         options["quantization_config"] = quantization_config(config, device)
     if device.type != "cpu" or "quantization_config" in options:
         options["device_map"] = {"": device}
     try:
-        model = cast(
-            PreTrainedModel,
-            AutoModelForCausalLM.from_pretrained(
-                source, revision=config.revision, trust_remote_code=False, use_safetensors=True, **options
-            ),
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=config.revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"model.path: the weights of {config.path!r} cannot be loaded ({first_line(error)})."
         ) from error
-    model.config.use_cache = False
+    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    absent = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if absent:  # transformers only warns, and leaves them random
+        raise ModelError(
+            f"model.path: {len(absent)} weights of {config.path!r} are missing or of another shape, first "
+            f"{absent[0]}; get the files again."
+        )
     _keep_weights_as_stored(model)
     return model.train()
 

@@ -49,7 +49,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         CheckpointError: a value is neither a tensor nor plain data.
     """
     tensors: dict[str, torch.Tensor] = {}
-    state = json.dumps(_encode(checkpoint, "", tensors))
+    state = json.dumps(_encode(checkpoint, "checkpoint", tensors))
     digest = _digest(state, tensors)
     content = save(tensors, {"format": str(FORMAT_VERSION), "state": state, "sha256": digest})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +77,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no readable checkpoint ({first_line(error)}).") from error
-    if metadata.get("format") != str(FORMAT_VERSION):
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT_VERSION}, found {metadata.get('format')}.")
+    if not {"format", "state", "sha256"} <= metadata.keys():
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of tunelab, found another safetensors file or a damaged one."
+        )
+    if metadata["format"] != str(FORMAT_VERSION):
+        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT_VERSION}, found {metadata['format']}.")
     if _digest(metadata["state"], tensors) != metadata["sha256"]:
         raise CheckpointError(f"{path}: the content does not match its SHA-256; the file was damaged.")
     return _decode(json.loads(metadata["state"]), tensors)
@@ -129,10 +133,14 @@ def fsync_folder(folder: Path) -> None:
 
 
 def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """Replace tensors by references and keep what JSON would lose: tuples and keys that are no strings."""
+    """Replace tensors by references and keep what JSON would lose: tuples and keys that are no strings.
+
+    `name` is the path to `value`, for messages only: paths are ambiguous.
+    """
     if isinstance(value, torch.Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {"__tensor__": name}
+        key = str(len(tensors))
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"__tensor__": key}
     if isinstance(value, dict):
         pairs = [[_encode(k, name, tensors), _encode(v, f"{name}/{k}", tensors)] for k, v in _items(value)]
         return {"__dict__": pairs}

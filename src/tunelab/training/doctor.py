@@ -11,7 +11,7 @@ from tunelab.data.collating import collate
 from tunelab.data.records import MicroBatch, TokenizedExample
 from tunelab.errors import ModelError, first_line
 from tunelab.model.adapter import CausalLM, base_of
-from tunelab.model.attention import DENSE, VARLEN, attention_implementation
+from tunelab.model.attention import VARLEN, attention_implementation
 from tunelab.training.objective import last_hidden_state
 
 # Largest difference, in standard deviations of the reference, that rounding explains: float64, float32, half types.
@@ -105,10 +105,13 @@ def _packed_difference(
     window = getattr(base.config.get_text_config(), "sliding_window", None)
     if window is not None and longest > window:
         raise RuntimeError(f"the longest example has {longest} tokens, the model's sliding window {window}")
-    with attention_implementation(base, DENSE):
-        alone = torch.cat([last_hidden_state(model, _dense(probe, device))[0] for probe in probes])
+    alone = torch.cat([last_hidden_state(model, _dense(probe, device))[0] for probe in probes])
+    row = collate(probes, padded=False, pad_token_id=0).to(device)
     with attention_implementation(base, VARLEN):
-        together = last_hidden_state(model, collate(probes, padded=False, pad_token_id=0).to(device))[0]
+        together = last_hidden_state(model, row)[0]
+        model.train()
+        last_hidden_state(model, row)  # refuses what only training asks for: dropout of attention weights
+        model.eval()
     return _deviation(together, alone)
 
 
@@ -119,9 +122,8 @@ def _head_difference(model: CausalLM, probe: TokenizedExample, device: torch.dev
     if type(head) is not torch.nn.Linear:
         raise TypeError(f"the head is a {type(head).__name__}, not a plain linear layer")
     batch = _dense(probe, device)
-    with attention_implementation(base, DENSE):
-        states = last_hidden_state(model, batch)
-        own = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+    states = last_hidden_state(model, batch)
+    own = base(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
     return _deviation(torch.nn.functional.linear(states, head.weight, head.bias), own)
 
 

@@ -85,6 +85,8 @@ class CausalLMModule(pl.LightningModule):
             "train/loss": loss,
             "train/lr": lr,
             "train/grad_norm": self._grad_norm,
+            # float16 only: the optimizer skips a step whose scaled gradients overflow, and lowers the scale
+            **({"train/skipped_step": float(not math.isfinite(self._grad_norm))} if self._scaled_gradients else {}),
             "num_supervised_tokens": batch.token_count,
             "num_tokens": statistics.num_tokens,
             "num_real_tokens": statistics.num_real_tokens,
@@ -95,6 +97,11 @@ class CausalLMModule(pl.LightningModule):
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self._optim.max_grad_norm
         self._grad_norm = torch.nn.utils.clip_grad_norm_(trained, math.inf if limit is None else limit)
+        if not self._scaled_gradients and not math.isfinite(self._grad_norm):
+            raise TunelabError(
+                f"step {self.trainer.global_step + 1}: expected finite gradients, found a norm of {self._grad_norm}; "
+                "the last checkpoint is sound: lower optim.lr or set trainer.precision=fp32."
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything that is trained; its rate is set at each step."""

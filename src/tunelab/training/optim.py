@@ -34,7 +34,7 @@ def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
     Linear warm-up over `warmup_fraction` of the steps, its first step above 0; then constant, linear or half a cosine
     down to `min_lr_fraction` of the peak, which the step after the last would reach.
     """
-    warmup_steps = math.ceil(config.warmup_fraction * total_steps)
+    warmup_steps = math.ceil(round(config.warmup_fraction * total_steps, 6))  # 0.07 * 100 is above 7
     if step < warmup_steps:
         return config.lr * (step + 1) / (warmup_steps + 1)
     if config.schedule is Schedule.constant:
