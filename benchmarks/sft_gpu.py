@@ -11,6 +11,7 @@ import argparse
 import gc
 import importlib.util
 import json
+import logging
 import statistics
 import sys
 import time
@@ -25,21 +26,20 @@ from pathlib import Path
 from typing import Any
 
 if importlib.util.find_spec("pytorch_lightning") is None:
-    found = "only `lightning`" if importlib.util.find_spec("lightning") else "neither it nor `lightning`"
-    sys.exit(
-        f"expected the package pytorch_lightning, which tunelab imports; found {found}: pip install pytorch-lightning"
-    )
+    others = "only `lightning`" if importlib.util.find_spec("lightning") else "not even `lightning`"
+    sys.exit(f"expected the package pytorch_lightning, found {others}; pip install pytorch-lightning")
 
 import torch
 from environments import machine
 from transformers import AutoModelForCausalLM, MistralConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 from tunelab_steps import StepTimes, time_steps, tokenized
 from workload import ALPACA, DrawnExample, describe, draw_examples
 
 from tunelab.config import ModelConfig, Precision, Quantization, TrainerConfig
 from tunelab.data.datamodule import StepPlan
+from tunelab.model import loading
 from tunelab.model.adapter import attach_adapter, build_peft_config, count_parameters, skip_input_casts
-from tunelab.model.loading import enable_checkpointing, quantization_config
 from tunelab.training.trainer import resolve_precision
 
 PACKAGES = ("torch", "transformers", "peft", "pytorch-lightning", "bitsandbytes")
@@ -80,7 +80,7 @@ class Floor:
 
 def main() -> None:
     arguments = parse_arguments()
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    quiet_libraries()
     device = torch.device(arguments.device)
     config = MistralConfig(**SHAPES[arguments.shape])
     ceiling = matmul_ceiling(device, arguments.ceiling_size)
@@ -107,6 +107,12 @@ def main() -> None:
         Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
         Path(arguments.out).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(f"written to {arguments.out}")
+
+
+def quiet_libraries() -> None:
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -206,7 +212,7 @@ def make_model(method: str, config: MistralConfig, trainer: TrainerConfig, argum
     base.config.use_cache = False
     base.train()
     if arguments.checkpointing:
-        enable_checkpointing(base)
+        loading.enable_checkpointing(base)
     lora = {"r": arguments.rank, "lora_alpha": 2 * arguments.rank, "lora_dropout": 0.0, "target_modules": "all-linear"}
     model = attach_adapter(base, build_peft_config({"_target_": "peft.LoraConfig", **lora}), SEED)
     if resolve_precision(trainer.precision, device) is not Precision.fp32:
@@ -216,8 +222,8 @@ def make_model(method: str, config: MistralConfig, trainer: TrainerConfig, argum
 
 def quantised(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The same weights as transformers loads them for `peft=qlora`."""
-    options = quantization_config(ModelConfig(path="", quantization=Quantization.nf4), device)
-    return type(model).from_pretrained(
+    options = loading.quantization_config(ModelConfig(path="", quantization=Quantization.nf4), device)
+    result = type(model).from_pretrained(
         None,
         config=model.config,
         state_dict=model.state_dict(),
@@ -226,6 +232,8 @@ def quantised(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) 
         device_map={"": device},
         attn_implementation="sdpa",
     )
+    loading._keep_weights_as_stored(result)  # else, on a CPU, no gradient would pass them after an evaluation
+    return result
 
 
 def floor_of(config: MistralConfig, lora_parameters: int) -> Floor:

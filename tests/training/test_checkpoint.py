@@ -112,7 +112,9 @@ def test_keys_that_read_alike_are_kept_apart(value: Any, tmp_path: Path):
 @pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", Path("a"), torch.float32, 1j])
 def test_what_is_no_plain_data_is_refused(value: Any, tmp_path: Path):
     write_checkpoint(SMALL, tmp_path / LAST)
-    with pytest.raises(CheckpointError, match=f"holds plain data only, found {type(value).__name__} at 'checkpoint/a/0'"):
+    with pytest.raises(
+        CheckpointError, match=f"holds plain data only, found {type(value).__name__} at 'checkpoint/a/0'"
+    ):
         write_checkpoint({"a": [value]}, tmp_path / LAST)
     assert same(read_checkpoint(tmp_path / LAST), SMALL)
 
@@ -190,7 +192,7 @@ def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_foreign_safetensors_file_is_refused(metadata, tmp_path: Path):
     save_file({"a": torch.zeros(2)}, tmp_path / LAST, metadata)
-    with pytest.raises(CheckpointError, match="expected a checkpoint of tunelab|expected checkpoint format 1"):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint of tunelab|expected checkpoint format 1"):
         read_checkpoint(tmp_path / LAST)
 
 
