@@ -283,7 +283,7 @@ def test_a_missing_value_says_what_to_set(compose_config):
 def test_a_saved_config_that_does_not_fit_is_refused(compose_config, tmp_path: Path):
     text = dump_config(compose_config())
     path = tmp_path / "config.yaml"
-    path.write_text(text.replace("  lr: 0.0002", "  lrr: 0.0002"), encoding="utf-8")
+    path.write_text(text.replace("  lr: null", "  lrr: null"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"optim\.lrr.*did you mean 'optim\.lr'"):
         load_config(path)
     with pytest.raises(ConfigError, match=r"expected the config\.yaml of a run folder"):

@@ -189,14 +189,15 @@ class OptimConfig(Section):
     """The optimizer (`_target_` and its own arguments) and the schedule of its learning rate."""
 
     optimizer: dict[str, Any] = MISSING
-    lr: float = 2e-4  # peak learning rate
+    lr: float | None = None  # peak learning rate; None: from the hidden size of the base model, see training/optim.py
     schedule: Schedule = Schedule.cosine
     warmup_fraction: float = 0.03  # of all steps, linear from 0
     min_lr_fraction: float = 0.0  # where linear and cosine end, as a fraction of lr
     max_grad_norm: float | None = 1.0  # None: no clipping (the norm is logged all the same)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.lr < math.inf, "optim.lr", "a finite rate of 0 or more", self.lr)
+        rate = self.lr
+        _require(rate is None or 0 <= rate < math.inf, "optim.lr", "null or a finite rate of 0 or more", rate)
         for key in ("warmup_fraction", "min_lr_fraction"):
             value = getattr(self, key)
             _require(0 <= value <= 1, f"optim.{key}", "a fraction in [0, 1]", value)

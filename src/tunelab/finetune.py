@@ -108,7 +108,7 @@ def _show_and_save_preparation(session: Session) -> None:
     plan = session.plan.steps
     console.print(
         f"{plan.total_steps} optimizer steps of {plan.batch_size} examples over {plan.num_examples}, "
-        f"{prepared.precision.value} on {prepared.device}"
+        f"peak learning rate {session.config.optim.lr:.2g}, {prepared.precision.value} on {prepared.device}"
     )
     if session.is_main:
         folder.write_json("data_report.json", prepared.data.report.to_dict())
@@ -125,6 +125,7 @@ def _load_model(session: Session) -> CausalLM:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
+    session.folder.summary.facts["peak_lr"] = config.optim.lr
     session.folder.summary.facts |= {"trainable_parameters": count.trainable, "total_parameters": count.total}
     return model
 

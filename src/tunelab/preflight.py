@@ -17,7 +17,7 @@ from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import build_optimizer, learning_rate
+from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 
@@ -30,6 +30,7 @@ class Prepared:
     device: torch.device
     precision: Precision
     objective: SftObjective
+    hidden_size: int
 
     @property
     def longest(self) -> int:
@@ -62,13 +63,14 @@ def prepare(config: RunConfig) -> Prepared:
     precision = resolve_precision(config.trainer.precision, device)
     objective = _objective(config)
     tokenizer = load_tokenizer(config.model)
-    check_base_model(config.model, len(tokenizer))
+    architecture = check_base_model(config.model, len(tokenizer))
     data = prepare_data(config.data, tokenizer)
-    return Prepared(tokenizer, data, device, precision, objective)
+    hidden_size = int(architecture.get_text_config().hidden_size)
+    return Prepared(tokenizer, data, device, precision, objective, hidden_size)
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
-    """Lay out the steps, and make sure that the optimizer can be built.
+    """Lay out the steps, fill in `optim.lr` where it is null, and make sure that the optimizer can be built.
 
     Raises:
         ConfigError: the optimizer is unknown or refuses its arguments.
@@ -77,7 +79,9 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
-    _check_optimizer(config, steps)
+    if config.optim.lr is None:
+        config.optim.lr = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
+    _check_optimizer(config, config.optim.lr, steps)
     return TrainingPlan(peft_config, steps, _val_every_steps(config, steps, bool(prepared.data.validation)))
 
 
@@ -101,9 +105,9 @@ def _objective(config: RunConfig) -> SftObjective:
     return SftObjective(head_chunk_tokens=config.objective.head_chunk_tokens)
 
 
-def _check_optimizer(config: RunConfig, plan: StepPlan) -> None:
+def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
     """Build the optimizer over a stand-in, so that a wrong argument shows now; and compute a rate."""
-    build_optimizer(config.optim.optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], config.optim.lr, False)
+    build_optimizer(config.optim.optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr, False)
     learning_rate(config.optim, plan.total_steps - 1, plan.total_steps)
     _ = config.optim.max_grad_norm
 

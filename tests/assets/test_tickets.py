@@ -86,7 +86,8 @@ def test_no_product_or_written_date_of_test_is_in_the_corpus() -> None:
         assert not any(product in corpus for product in told(pool, "product"))
         dates = [Date(*map(int, iso.split("-"))) for iso in told(pool, "date")]
         written = {date.written(form) for date in dates for form in range(values.NUM_DATE_FORMS)}
-        assert not any(re.search(rf"(?<!\d){re.escape(text)}(?!\d)", corpus) for text in written)
+        found = [text for text in written if text in corpus]
+        assert not any(re.search(rf"(?<!\d){re.escape(text)}(?!\d)", corpus) for text in found)
 
 
 def test_every_fact_can_be_missing_and_every_category_occurs() -> None:

@@ -11,7 +11,7 @@ from tunelab.assets import probing
 from tunelab.assets import tokenizer as recipe
 
 FOLDER = Path(recipe.__file__).parent / "tiny"
-MAX_PERPLEXITY = 3.0
+MAX_PERPLEXITY = 2.7
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Hi, this is Zoë."},
@@ -106,4 +106,4 @@ def test_held_out_perplexity(model: LlamaForCausalLM, tokenizer: PreTrainedToken
 
 def test_values_never_seen_are_copied(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     accuracy = probing.copy_accuracy(model, tokenizer, num_messages=16)
-    assert min(accuracy.values()) > 0.6
+    assert min(accuracy.values()) > 0.8

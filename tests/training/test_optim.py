@@ -7,7 +7,7 @@ import torch
 
 from tunelab.config import OptimConfig, Schedule
 from tunelab.errors import ConfigError
-from tunelab.training.optim import build_optimizer, learning_rate
+from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
 
 ADAMW = {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]}
 
@@ -93,3 +93,10 @@ def test_fused_and_plain_steps_agree():
 def test_what_is_no_optimizer_is_refused(node: dict):
     with pytest.raises(ConfigError, match=r"^optim\.optimizer\._target_: expected a class of torch\.optim"):
         build_optimizer(node, [torch.nn.Parameter(torch.ones(2))], 0.1, False)
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "adapter", "expected"), [(4096, True, 2.9e-4), (2000, True, 5e-4), (2000, False, 5e-5)]
+)
+def test_suggested_learning_rate_is_that_of_the_published_rule(hidden_size: int, adapter: bool, expected: float):
+    assert suggested_learning_rate(hidden_size, adapter) == expected

@@ -105,7 +105,8 @@ class CausalLMModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything that is trained; its rate is set at each step."""
-        return build_optimizer(self._optim.optimizer, self.parameters(), self._optim.lr, self._scaled_gradients)
+        first = learning_rate(self._optim, 0, self._total_steps)
+        return build_optimizer(self._optim.optimizer, self.parameters(), first, self._scaled_gradients)
 
     # --- validation ---------------------------------------------------------------------------------------------
 
