@@ -61,10 +61,10 @@ class Stopwatch(pl.Callback):
         self._on_end(batch_idx)
 
 
-def optim_config(lr: float) -> OptimConfig:
+def optim_config() -> OptimConfig:
     """AdamW, no weight decay, linear to 0 without warm-up, clipped at norm 1: what TRL does by default."""
     adamw = {"_target_": "torch.optim.AdamW", "weight_decay": 0.0}
-    return OptimConfig(optimizer=adamw, lr=lr, schedule=Schedule.linear, warmup_fraction=0.0, max_grad_norm=1.0)
+    return OptimConfig(optimizer=adamw, schedule=Schedule.linear, warmup_fraction=0.0, max_grad_norm=1.0)
 
 
 def tokenized(examples: Sequence[DrawnExample]) -> list[TokenizedExample]:
@@ -97,7 +97,8 @@ def time_steps(
     module = CausalLMModule(
         model,
         objective,
-        optim_config(lr),
+        optim_config(),
+        peak_lr=lr,
         total_steps=plan.total_steps,
         seed=plan.seed,
         micro_batch_tokens=config.micro_batch_tokens,
@@ -114,7 +115,6 @@ def time_steps(
         config,
         device,
         precision,
-        total_steps=plan.total_steps,
         val_every_steps=None,
         callbacks=[writer, stopwatch],
         loggers=[],

@@ -13,6 +13,7 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.compose import dump_config, explain_hydra_error, load_config, prepare_arguments
 from tunelab.config import RunConfig, forget_reads, to_plain
 from tunelab.errors import ConfigError
+from tunelab.preflight import build_adapter_config
 from tunelab.suggesting import FOREIGN_KEYS, did_you_mean
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -129,9 +130,9 @@ def test_ranges_are_checked_on_the_command_line_too(compose_config):
 
 
 def test_quantised_weights_are_not_fully_trained(compose_config):
-    message = explanation(compose_config, "peft=none", "model.quantization=nf4")
-    assert message.startswith("model.quantization: expected none for full fine-tuning")
-    assert "peft=qlora" in message
+    config = compose_config("peft=none", "model.quantization=nf4")
+    with pytest.raises(ConfigError, match=r"^model\.quantization: expected none for full fine-tuning.*peft=qlora"):
+        build_adapter_config(config)
     assert compose_config("peft=qlora").model.quantization is schema.Quantization.nf4
 
 

@@ -27,10 +27,10 @@ def _key_of(override: str) -> str:
 
 
 def _is_unread(section: Any, path: list[str]) -> bool:
-    """True for a field of a section that was not read; groups and the inside of dictionaries do not count."""
+    """True for a field, or a whole section, that was not read; the inside of dictionaries does not count."""
     if not isinstance(section, Section) or path[0] not in {f.name for f in dataclasses.fields(section)}:  # pyright: ignore
         return False
     value = object.__getattribute__(section, "__dict__")[path[0]]
     if len(path) == 1:
-        return not isinstance(value, (Section, dict)) and path[0] not in read_keys(section)
+        return not isinstance(value, dict) and path[0] not in read_keys(section)
     return _is_unread(value, path[1:])

@@ -99,7 +99,7 @@ class Schedule(Enum):
 
 
 def _require(condition: bool, key: str, expected: str, found: object) -> None:
-    """Raise a ConfigError naming `key` unless `condition` holds. Interpolated or missing values pass."""
+    """Raise a ConfigError naming `key` unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key}: expected {expected}, found {found!r}; set {key}=<value>.")
 
@@ -108,7 +108,7 @@ def _require(condition: bool, key: str, expected: str, found: object) -> None:
 class ModelConfig(Section):
     """The base model."""
 
-    path: str = MISSING  # "tiny" (embedded), a folder, or a hub name
+    path: str = MISSING  # a folder or a hub name; embedded:tiny lies in the package
     revision: str | None = None  # commit, tag or branch on the hub
     dtype: DType = DType.auto
     quantization: Quantization = Quantization.none
@@ -254,12 +254,6 @@ class RunConfig(Section):
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)
-        full = self.peft.get("_target_") is None
-        if full and self.model.quantization is not Quantization.none:
-            raise ConfigError(
-                f"model.quantization: expected none for full fine-tuning (peft=none), found "
-                f"{self.model.quantization.value!r}; quantised weights cannot be trained: use peft=qlora."
-            )
 
 
 class Split(Enum):
@@ -307,6 +301,12 @@ def to_plain(value: Any) -> Any:
 def read_keys(section: Section) -> set[str]:
     """Names of the fields of `section` that have been read since it was made."""
     return set(object.__getattribute__(section, "__dict__").get("_read", ()))
+
+
+def mark_read(section: Section, *names: str) -> None:
+    """Record that these keys are used, where the use comes after the unread-key audit or in another process."""
+    for name in names:
+        getattr(section, name)
 
 
 def forget_reads(section: Section) -> None:

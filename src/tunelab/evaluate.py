@@ -9,7 +9,17 @@ from pathlib import Path
 from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import EvaluateConfig, ObjectiveConfig, RunConfig, Split
+from tunelab.config import (
+    DType,
+    EvaluateConfig,
+    EvaluationConfig,
+    ObjectiveConfig,
+    Precision,
+    RunConfig,
+    Split,
+    mark_read,
+    to_plain,
+)
 from tunelab.data.preparing import report_table
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import DataError, ModelError
@@ -39,25 +49,46 @@ def evaluate(
     Raises:
         TunelabError: something is missing or does not fit.
     """
-    console = RunConsole(folder.path / "run.log" if folder else None)
+    settings = _settings(config, run, overrides)
+    own = folder if folder and not config.adapter and run and settings == run.evaluation else None
+    target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
+    console = RunConsole(target.path / "run.log")
     quiet_libraries()
-    run = replace(run, evaluation=config.evaluation) if run else _run_config(config)
+    run = _as_here(run, config, settings) if run else _run_config(config)
     adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
     prepared = prepare(run)
     console.print(report_table(prepared.data.report))
     examples = _examples(prepared, config.split)
     base, tuned = _measure(run, prepared, adapter, examples, console, partial(refuse_unread_keys, config, overrides))
-    target = folder or _new_folder(config)
     split = config.split.value
     name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
-    measured = {"base": base} if base else {}
-    write_predictions(target.path / name, {k: m.predictions for k, m in {**measured, "tuned": tuned}.items()})
+    if tuned.predictions:
+        models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
+        write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
     metrics = {f"base/{split}/{key}": value for key, value in (base.metrics if base else {}).items()}
     metrics |= {f"{split}/{key}": value for key, value in tuned.metrics.items()}
     target.merge_metrics(metrics)
     console.print(comparison_table(tuned.metrics, base.metrics if base else None))
-    console.print(f"predictions  {target.path / name}\nmetrics      {target.path / 'summary.json'}")
+    console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
     return metrics
+
+
+def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence[str]) -> EvaluationConfig:
+    """The run's own evaluation settings, with those changed that were typed, one by one or as a group."""
+    if run is None:
+        return config.evaluation
+    given, usual = to_plain(config.evaluation), to_plain(EvaluationConfig())
+    typed = {override.partition("=")[0].rpartition(".")[2] for override in overrides if "evaluation." in override}
+    changed = {key: value for key, value in given.items() if key in typed or value != usual[key]}
+    return EvaluationConfig(**{**to_plain(run.evaluation), **changed})
+
+
+def _as_here(run: RunConfig, config: EvaluateConfig, settings: EvaluationConfig) -> RunConfig:
+    """The run on one device of this machine, whatever it was trained on."""
+    mark_read(config.evaluation, *to_plain(config.evaluation))
+    return replace(
+        run, evaluation=settings, trainer=replace(run.trainer, devices=1, accelerator=config.trainer.accelerator)
+    )
 
 
 def _measure(
@@ -72,21 +103,29 @@ def _measure(
     full = not is_adapter_folder(adapter)
     if full and not (adapter / "config.json").is_file():
         raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(adapter)!r}.")
-    model: CausalLM = load_base_model(run.model, prepared.device)
-    if not full:
-        model = load_adapter(model, adapter)
-        if prepared.precision.value != "fp32":
-            skip_input_casts(model)
-    measure = prove_shortcuts(run, prepared, model, console)
     audit()
-    base = None
-    if run.evaluation.base:
-        with adapter_disabled(model):
-            base = measure(model, examples)
     if full:
-        model = load_base_model(replace(run.model, path=str(adapter), revision=None), prepared.device)
-        measure = prove_shortcuts(run, prepared, model, console)
+        base = None
+        if run.evaluation.base:
+            base = _measure_one(load_base_model(run.model, prepared.device), run, prepared, examples, console)
+        # What was trained is float32, as it was while it trained.
+        tuned = replace(run.model, path=str(adapter), revision=None, dtype=DType.float32)
+        return base, _measure_one(load_base_model(tuned, prepared.device), run, prepared, examples, console)
+    model = load_adapter(load_base_model(run.model, prepared.device), adapter)
+    if prepared.precision is not Precision.fp32:
+        skip_input_casts(model)
+    measure = prove_shortcuts(run, prepared, model, console)
+    if not run.evaluation.base:
+        return None, measure(model, examples)
+    with adapter_disabled(model):
+        base = measure(model, examples)
     return base, measure(model, examples)
+
+
+def _measure_one(
+    model: CausalLM, run: RunConfig, prepared: Prepared, examples: list[EvaluationExample], console: Console
+) -> SplitEvaluation:
+    return prove_shortcuts(run, prepared, model, console)(model, examples)
 
 
 def _run_config(config: EvaluateConfig) -> RunConfig:

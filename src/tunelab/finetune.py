@@ -21,14 +21,13 @@ from tunelab.model.adapter import (
     CausalLM,
     adapter_disabled,
     attach_adapter,
-    build_peft_config,
     count_parameters,
     skip_input_casts,
 )
 from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.preflight import Prepared, TrainingPlan, fingerprints, plan_training, prepare
+from tunelab.preflight import Prepared, TrainingPlan, build_adapter_config, fingerprints, plan_training, prepare
 from tunelab.run import RunFolder, provenance, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
@@ -75,7 +74,7 @@ def fine_tune(
     with recorded(folder, config, (Interrupted,), is_main):
         console.print(config_tree(config))
         with folder.stage("prepare"):
-            peft_config = build_peft_config(config.peft)
+            peft_config = build_adapter_config(config)
             prepared = prepare(config)
             session = Session(
                 config,
@@ -108,7 +107,7 @@ def _show_and_save_preparation(session: Session) -> None:
     plan = session.plan.steps
     console.print(
         f"{plan.total_steps} optimizer steps of {plan.batch_size} examples over {plan.num_examples}, "
-        f"peak learning rate {session.config.optim.lr:.2g}, {prepared.precision.value} on {prepared.device}"
+        f"peak learning rate {session.plan.peak_lr:.2g}, {prepared.precision.value} on {prepared.device}"
     )
     if session.is_main:
         folder.write_json("data_report.json", prepared.data.report.to_dict())
@@ -125,8 +124,11 @@ def _load_model(session: Session) -> CausalLM:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
-    session.folder.summary.facts["peak_lr"] = config.optim.lr
-    session.folder.summary.facts |= {"trainable_parameters": count.trainable, "total_parameters": count.total}
+    session.folder.summary.facts |= {
+        "peak_lr": session.plan.peak_lr,
+        "num_trainable_parameters": count.trainable,
+        "num_parameters": count.total,
+    }
     return model
 
 
@@ -150,6 +152,7 @@ def _train(
         model,
         measure.objective,
         config.optim,
+        peak_lr=plan.peak_lr,
         total_steps=plan.steps.total_steps,
         seed=config.seed,
         micro_batch_tokens=config.trainer.micro_batch_tokens,
@@ -163,7 +166,6 @@ def _train(
             config.trainer,
             prepared.device,
             prepared.precision,
-            total_steps=plan.steps.total_steps,
             val_every_steps=plan.val_every_steps,
             callbacks=_callbacks(session, measure, model, checkpoint, progress),
             loggers=loggers,
@@ -258,9 +260,10 @@ def _conclude(
         folder.summary.metrics |= {f"test/{key}": value for key, value in tuned.metrics.items()}
         console.print(comparison_table(tuned.metrics, base.metrics if base else None))
         measured = {"base": base.predictions} if base else {}
-        write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
+        if tuned.predictions:
+            write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
-    log_result(loggers, to_plain(config), folder.summary.metrics, typed)
-    for line in closing_lines(folder.path, folder.adapter):
-        console.print(line)
+    hyperparameters = {**to_plain(config), "peak_lr": session.plan.peak_lr}
+    log_result(loggers, hyperparameters, folder.summary.metrics, typed)
+    console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied
     return dict(folder.summary.metrics)

@@ -6,7 +6,7 @@ from functools import partial
 
 from rich.console import Console
 
-from tunelab.config import EvaluationConfig, RunConfig
+from tunelab.config import EvaluationConfig, RunConfig, mark_read
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, evaluate_split, predict
 from tunelab.model.adapter import CausalLM, base_of
@@ -69,7 +69,7 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
     padded = choose_layout(config.model.attention, diagnosis.padding_free)
     if not padded:
         base_of(model).set_attn_implementation(VARLEN)
-    _read_settings(config.evaluation)
+    _mark_settings(config.evaluation)
     layout = "right-padded" if padded else "padding-free"
     head = "of supervised positions, in chunks" if diagnosis.fused_head.holds else "of the model itself"
     console.print(
@@ -85,11 +85,11 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
     )
 
 
-def _read_settings(config: EvaluationConfig) -> None:
-    """Read now what measuring reads later, so that the unread-key audit before training knows of it."""
-    _ = config.max_examples
+def _mark_settings(config: EvaluationConfig) -> None:
+    """Mark what measuring reads after the unread-key audit."""
+    mark_read(config, "max_examples")
     if config.generate:
-        _ = config.max_new_tokens, config.generation_batch_tokens
+        mark_read(config, "max_new_tokens", "generation_batch_tokens")
 
 
 def _because(check: Check) -> str:

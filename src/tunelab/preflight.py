@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import Precision, RunConfig
+from tunelab.config import Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError
+from tunelab.model.adapter import build_peft_config
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.tokenizer import load_tokenizer
@@ -45,12 +47,28 @@ class TrainingPlan:
 
     peft_config: PeftConfig | None
     steps: StepPlan
+    peak_lr: float
     val_every_steps: int | None
 
     def validates_at(self, step: int) -> bool:
         """True where a validation follows optimizer step `step` (counted from 1)."""
         every = self.val_every_steps
         return every is not None and (step % every == 0 or step >= self.steps.total_steps)
+
+
+def build_adapter_config(config: RunConfig) -> PeftConfig | None:
+    """The adapter to train; None for full fine-tuning.
+
+    Raises:
+        ConfigError: the class or an argument is unknown, or the weights to be trained are quantised.
+    """
+    adapter = build_peft_config(config.peft)
+    if adapter is None and config.model.quantization is not Quantization.none:
+        raise ConfigError(
+            f"model.quantization: expected none for full fine-tuning (peft=none), found "
+            f"{config.model.quantization.value!r}; quantised weights cannot be trained: use peft=qlora."
+        )
+    return adapter
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -70,7 +88,7 @@ def prepare(config: RunConfig) -> Prepared:
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
-    """Lay out the steps, fill in `optim.lr` where it is null, and make sure that the optimizer can be built.
+    """Lay out the steps and the learning rate, and make sure that the optimizer can be built.
 
     Raises:
         ConfigError: the optimizer is unknown or refuses its arguments.
@@ -79,16 +97,23 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
-    if config.optim.lr is None:
-        config.optim.lr = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
-    _check_optimizer(config, config.optim.lr, steps)
-    return TrainingPlan(peft_config, steps, _val_every_steps(config, steps, bool(prepared.data.validation)))
+    suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
+    peak_lr = suggested if config.optim.lr is None else config.optim.lr
+    _check_optimizer(config, peak_lr, steps)
+    return TrainingPlan(peft_config, steps, peak_lr, _val_every_steps(config, steps, bool(prepared.data.validation)))
 
 
 def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     """What identifies data and base model in provenance.json."""
     source = Path(resolve_model(config.model.path, config.model.revision))
-    files = [*sorted(source.glob("*.safetensors")), source / "config.json"] if source.is_dir() else []
+    if not source.is_dir():
+        cached = try_to_load_from_cache(config.model.path, "config.json", revision=config.model.revision)
+        commit = Path(cached).parent.name if isinstance(cached, str) else None
+        return {
+            "data_sha256": prepared.data.report.file_sha256,
+            "base_model": {"path": config.model.path, "revision": config.model.revision, "commit": commit},
+        }
+    files = [*sorted(source.glob("*.safetensors")), source / "config.json"]
     return {
         "data_sha256": prepared.data.report.file_sha256,
         "base_model": {
@@ -108,8 +133,8 @@ def _objective(config: RunConfig) -> SftObjective:
 def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
     """Build the optimizer over a stand-in, so that a wrong argument shows now; and compute a rate."""
     build_optimizer(config.optim.optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr, False)
-    learning_rate(config.optim, plan.total_steps - 1, plan.total_steps)
-    _ = config.optim.max_grad_norm
+    learning_rate(config.optim, lr, plan.total_steps - 1, plan.total_steps)
+    mark_read(config.optim, "max_grad_norm")
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tunelab.config import RunConfig, to_plain
+from tunelab.config import RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.strict_json import finite
 
@@ -96,7 +96,7 @@ def create_run_folder(config: RunConfig, sweep_dir: Path | None) -> RunFolder:
     """Make the folder of a new run: outputs/runs/<name>/<date>_<time>_<hash>, or <sweep>/<hash> for a sweep's job.
 
     Raises:
-        ConfigError: it cannot be made, or a sweep holds the same configuration twice.
+        ConfigError: it cannot be made.
     """
     digest = config_hash(config)
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
@@ -116,7 +116,9 @@ def open_run_folder(path: str) -> RunFolder:
     """
     folder = Path(path)
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"expected a run folder with config.yaml, found none in {path!r}; runs lie in outputs/runs.")
+        raise ConfigError(
+            f"run, resume: expected a run folder with config.yaml, found none in {path!r}; runs lie in outputs/runs."
+        )
     return RunFolder(folder)
 
 
@@ -130,7 +132,7 @@ def resumed_config(saved: RunConfig, given: RunConfig, overrides: Sequence[str])
     Raises:
         ConfigError: something else was typed too, which would make it another run.
     """
-    _ = saved.resume  # null, as the run was started; what was typed is used: this folder
+    mark_read(saved, "resume", "output_dir", "name")  # the folder was made, and is opened, by them
     for override in overrides:
         key = override.partition("=")[0]
         if key in RESUMABLE_KEYS:

@@ -10,8 +10,8 @@ from typing import Any
 
 import transformers
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from rich.tree import Tree
 
 from tunelab.config import RunConfig, to_plain
@@ -23,11 +23,13 @@ class RunConsole(Console):
     """A console on standard output that also writes what it prints, without colour, to a log file."""
 
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
-        super().__init__(quiet=quiet, width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
+        super().__init__(quiet=quiet, width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
         self._log = None
         if log is not None and not quiet:
             file = log.open("a", encoding="utf-8", buffering=1)
-            self._log = Console(file=file, width=PLAIN_WIDTH, highlight=False, no_color=True, force_terminal=False)
+            self._log = Console(
+                file=file, width=PLAIN_WIDTH, highlight=False, markup=False, no_color=True, force_terminal=False
+            )
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print here and to the log."""
@@ -50,7 +52,7 @@ def quiet_libraries() -> None:
 
 def config_tree(config: RunConfig) -> Tree:
     """The whole configuration, sections as branches."""
-    tree = Tree("[bold]configuration[/bold]")
+    tree = Tree(Text("configuration", style="bold"))
     _grow(tree, to_plain(config))
     return tree
 
@@ -103,19 +105,19 @@ class ProgressReporter:
         return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-def closing_lines(folder: Path, adapter: Path, script: str = "python evaluate.py") -> list[str]:
+def closing_lines(folder: Path, adapter: Path) -> str:
     """Where the results are, and what to type next."""
-    return [
-        f"run folder   {folder}",
-        f"adapter      {adapter}",
-        f"look         tensorboard --logdir {folder.parent}",
-        f"measure      {script} run={folder}",
-    ]
+    return (
+        f"run folder   {folder}\n"
+        f"adapter      {adapter}\n"
+        f"look         tensorboard --logdir {folder.parent}\n"
+        f"measure      python evaluate.py run={folder}"
+    )
 
 
 def _grow(branch: Tree, mapping: Mapping[str, Any]) -> None:
     for key, value in mapping.items():
         if isinstance(value, dict) and value:
-            _grow(branch.add(f"[bold]{escape(str(key))}[/bold]"), value)
+            _grow(branch.add(Text(str(key), style="bold")), value)
         else:
-            branch.add(f"{escape(str(key))}: {escape(str(value))}")
+            branch.add(Text(f"{key}: {value}"))

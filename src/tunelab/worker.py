@@ -4,12 +4,13 @@ import sys
 from collections.abc import Sequence
 
 from tunelab.compose import load_config
-from tunelab.config import Accelerator, RunConfig
+from tunelab.config import RunConfig, mark_read
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder, open_run_folder, recorded
 from tunelab.training.callbacks import Interrupted
-from tunelab.training.launcher import inside_torchrun, launch
+from tunelab.training.launcher import inside_torchrun, launch, process_rank
+from tunelab.training.trainer import resolve_device
 
 
 def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool) -> None:
@@ -26,7 +27,7 @@ def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], re
         return
     (folder.path / "summary.json").unlink(missing_ok=True)
     arguments = [str(folder.path), "resume" if resuming else "start", *overrides]
-    on_cpu = config.trainer.accelerator is Accelerator.cpu
+    on_cpu = resolve_device(config.trainer).type == "cpu"
     code = launch("tunelab.worker", arguments, config.trainer.devices, on_cpu)
     reason = folder.read_summary().get("reason")
     if code in (130, 143):
@@ -42,10 +43,12 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
     """Train the run of `folder_name` as one of several processes; the parent reads the reason of a failure."""
     folder = open_run_folder(folder_name)
     config = load_config(folder.path / "config.yaml")
-    _ = config.output_dir, config.name, config.resume  # used: the parent made or opened the folder by them
+    mark_read(config, "output_dir", "name", "resume")  # the parent made or opened the folder by them
     try:
         fine_tune(config, folder, overrides, resuming)
-    except TunelabError:
+    except TunelabError as error:
+        if process_rank():  # the first process's reason is in summary.json, and the parent prints it
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Interrupted as error:
         sys.exit(error.exit_code)

@@ -125,7 +125,7 @@ def test_the_summary_is_what_reports_read(complete: RunFolder):
     summary = complete.read_summary()
     assert (summary["schema_version"], summary["status"], summary["reason"]) == (1, "finished", None)
     assert (summary["name"], summary["seed"], summary["best_step"]) == ("run", 0, 6)
-    assert summary["trainable_parameters"] == 4096
+    assert summary["num_trainable_parameters"] == 4096
     assert {f"{base}test/{name}" for base in ("", "base/") for name in ("loss", "perplexity", "exact_match")} <= set(
         summary["metrics"]
     )
@@ -205,14 +205,14 @@ def test_full_fine_tuning_exports_a_model(run: Runner):
     assert (folder.adapter / "model.safetensors").is_file()
     assert not (folder.adapter / "adapter_config.json").exists()
     summary = folder.read_summary()
-    assert summary["trainable_parameters"] == summary["total_parameters"]
+    assert summary["num_trainable_parameters"] == summary["num_parameters"]
     assert lines(folder)[-1]["val/loss"] < lines(folder)[0]["train/loss"]
 
 
 def test_qlora_trains_on_the_cpu(run: Runner, reference: RunFolder):
     folder = run("peft=qlora")
     summary = folder.read_summary()
-    assert summary["total_parameters"] == reference.read_summary()["total_parameters"]
+    assert summary["num_parameters"] == reference.read_summary()["num_parameters"]
     assert lines(folder)[-1]["val/loss"] < lines(folder)[0]["train/loss"]
     assert not same_weights(folder, reference)
 

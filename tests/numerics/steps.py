@@ -66,7 +66,8 @@ def train(
     module = CausalLMModule(
         model,
         SftObjective(head_chunk_tokens=16, fused_head=fused_head),
-        OptimConfig(optimizer={"_target_": optimizer}, lr=lr, schedule=Schedule.linear, max_grad_norm=1.0),
+        OptimConfig(optimizer={"_target_": optimizer}, schedule=Schedule.linear, max_grad_norm=1.0),
+        peak_lr=lr,
         total_steps=num_steps,
         seed=0,
         micro_batch_tokens=micro_batch_tokens,
@@ -83,7 +84,6 @@ def train(
         TrainerConfig(accelerator=Accelerator(device.type)),
         device,
         Precision.fp32 if device == CPU else Precision.bf16,
-        total_steps=num_steps,
         val_every_steps=None,
         callbacks=[Figures()],
         loggers=[],

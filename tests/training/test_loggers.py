@@ -55,7 +55,7 @@ def test_the_hparams_table_has_a_row(events: EventAccumulator, logged: RunFolder
     contents = events.PluginTagToContent("hparams")
     metadata = {tag: HParamsPluginData.FromString(content) for tag, content in contents.items()}
     hyperparameters = metadata["_hparams_/session_start_info"].session_start_info.hparams
-    assert hyperparameters["optim.lr"].number_value == pytest.approx(1e-2)
+    assert hyperparameters["peak_lr"].number_value == pytest.approx(1e-2)
     assert hyperparameters["peft.lora_alpha"].number_value == 8  # typed
     listed = {info.name.tag for info in metadata["_hparams_/experiment"].experiment.metric_infos}
     metrics = logged.read_summary()["metrics"]

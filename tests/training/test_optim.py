@@ -13,7 +13,7 @@ ADAMW = {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]}
 
 
 def rates(total: int, **settings) -> list[float]:
-    return [learning_rate(OptimConfig(**settings), step, total) for step in range(total)]
+    return [learning_rate(OptimConfig(**settings), settings["lr"], step, total) for step in range(total)]
 
 
 def test_constant():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -105,7 +105,7 @@ class SftDataModule(pl.LightningDataModule):
         mine = share(self._validation, trainer.global_rank, trainer.world_size)
         size = self._plan.batch_size
         chunks = [mine[i : i + size] for i in range(0, len(mine), size)] or [[]]
-        return DataLoader(_ChunkDataset(chunks), batch_size=None, collate_fn=_as_is)
+        return DataLoader(cast(Dataset[Any], chunks), batch_size=None, collate_fn=_as_is)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Examples stay on the CPU: a micro-batch moves when it is its turn."""
@@ -115,17 +115,6 @@ class SftDataModule(pl.LightningDataModule):
     def _trainer(self) -> pl.Trainer:
         assert self.trainer is not None
         return self.trainer
-
-
-class _ChunkDataset(Dataset[list[TokenizedExample]]):
-    def __init__(self, chunks: list[list[TokenizedExample]]) -> None:
-        self._chunks = chunks
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def __getitem__(self, index: int) -> list[TokenizedExample]:
-        return self._chunks[index]
 
 
 def _as_is(item: Any) -> Any:

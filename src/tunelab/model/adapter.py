@@ -57,14 +57,13 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
     torch.manual_seed(seed)  # adapters are initialised when they are created
     if config is None:
         return model.float().requires_grad_(True)
-    if getattr(model, "is_quantized", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    model = _ready_for_adapter(model)
     try:
         wrapped = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError) as error:
         names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ModelError(
-            f"peft: the adapter does not fit this model ({str(error).splitlines()[0][:200]}); "
+            f"peft: the adapter does not fit this model ({first_line(error)}); "
             f"its linear modules are {', '.join(names)}."
         ) from error
     return cast(PeftModel, wrapped.train())
@@ -84,9 +83,20 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     if not is_adapter_folder(folder):
         raise ModelError(f"adapter: expected a PEFT folder with adapter_config.json, found none in {str(folder)!r}.")
     try:
-        return PeftModel.from_pretrained(model, str(folder), use_safetensors=True)
+        loaded = PeftModel.from_pretrained(_ready_for_adapter(model), str(folder), use_safetensors=True)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
+    if loaded.active_peft_config.is_prompt_learning:
+        raise ModelError(
+            f"adapter: {str(folder)!r} adds virtual tokens, which cannot be measured here; use a LoRA adapter."
+        )
+    return loaded
+
+
+def _ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:
+    """A quantised base gets its norms and head in float32, for training and for measuring alike."""
+    quantised = getattr(model, "is_quantized", False)
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantised else model
 
 
 def skip_input_casts(model: CausalLM) -> None:

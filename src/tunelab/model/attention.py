@@ -7,6 +7,7 @@ is the sum of squared lengths, not the square of the sum); on CUDA torch's own v
 import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -105,7 +106,7 @@ def _cuda(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn  # CUDA only, and costly to import
 
-    parameters = inspect.signature(varlen_attn).parameters
+    parameters = _varlen_parameters()
     options: dict[str, Any] = {"scale": scale}
     # The argument for a causal mask was renamed between torch 2.10 and 2.12.
     options |= {"is_causal": True} if "is_causal" in parameters else {"window_size": (-1, 0)}
@@ -118,6 +119,13 @@ def _cuda(
     rows = [t[0].transpose(0, 1) for t in (query, key, value)]  # (tokens, heads, head size)
     output: Any = varlen_attn(rows[0], rows[1], rows[2], offsets, offsets, longest, longest, **options)
     return output.unsqueeze(0)
+
+
+@lru_cache
+def _varlen_parameters() -> frozenset[str]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from huggingface_hub.errors import GatedRepoError as _GatedRepoError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from tunelab.embedded import PREFIX, locate
-from tunelab.errors import ModelError
+from tunelab.errors import ModelError, first_line
 from tunelab.suggesting import did_you_mean
 
 PROBE_TIMEOUT_SECONDS = 10.0
@@ -39,7 +39,7 @@ def resolve_model(path: str, revision: str | None = None) -> str:
 
 
 def _looks_like_folder(path: str) -> bool:
-    return path.startswith((PREFIX, "/", ".", "~")) or path.count("/") != 1 or path.endswith("/")
+    return path.startswith((PREFIX, "/", ".", "~")) or path.count("/") > 1 or path.endswith("/")
 
 
 def _probe_hub(name: str, revision: str | None) -> None:
@@ -58,7 +58,7 @@ def _probe_hub(name: str, revision: str | None) -> None:
             f"model.path: the hub knows no model {where} that you may read; check the name, or {remedy}."
         ) from error
     except HfHubHTTPError as error:
-        raise ModelError(f"model.path: the hub refused {where} ({str(error).splitlines()[0]}); {remedy}.") from error
+        raise ModelError(f"model.path: the hub refused {where} ({first_line(error)}); {remedy}.") from error
     except Exception as error:  # the HTTP client's own errors: no route, no name service, time-out
         raise ModelError(
             f"model.path: {where} is neither a folder nor in the local cache, and the hub cannot be reached "

@@ -110,8 +110,10 @@ def _packed_difference(
     with attention_implementation(base, VARLEN):
         together = last_hidden_state(model, row)[0]
         model.train()
-        last_hidden_state(model, row)  # refuses what only training asks for: dropout of attention weights
-        model.eval()
+        try:
+            last_hidden_state(model, row)  # refuses what only training asks for: dropout of attention weights
+        finally:
+            model.eval()
     return _deviation(together, alone)
 
 

@@ -17,7 +17,7 @@ PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
     WandbLogger: lambda run: {"save_dir": str(run), "name": run.name},
     MLFlowLogger: lambda run: {"run_name": run.name},
 }
-TABLE_KEYS = ("data.batch_size", "model.path", "optim.lr", "peft._target_", "peft.r", "seed")
+TABLE_KEYS = ("data.batch_size", "model.path", "peak_lr", "peft._target_", "peft.r", "seed")
 PACKAGES: dict[type[Logger], str] = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
 
 

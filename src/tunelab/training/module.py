@@ -39,6 +39,7 @@ class CausalLMModule(pl.LightningModule):
         objective: SftObjective,
         optim: OptimConfig,
         *,
+        peak_lr: float,
         total_steps: int,
         seed: int,
         micro_batch_tokens: int,
@@ -54,6 +55,7 @@ class CausalLMModule(pl.LightningModule):
         self.validation_metrics: dict[str, float] = {}
         self._objective = objective
         self._optim = optim
+        self._peak_lr = peak_lr
         self._total_steps = total_steps
         self._seed = seed
         self._padded = padded
@@ -67,7 +69,7 @@ class CausalLMModule(pl.LightningModule):
     def training_step(self, batch: StepBatch) -> dict[str, Any]:
         """Do the optimizer step `batch.step`; return its figures for the callbacks."""
         optimizer: Any = self.optimizers()
-        lr = learning_rate(self._optim, batch.step, self._total_steps)
+        lr = learning_rate(self._optim, self._peak_lr, batch.step, self._total_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
         statistics = self._forward_all(batch.examples, batch.step, divisor=batch.token_count)
@@ -105,8 +107,7 @@ class CausalLMModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything that is trained; its rate is set at each step."""
-        first = learning_rate(self._optim, 0, self._total_steps)
-        return build_optimizer(self._optim.optimizer, self.parameters(), first, self._scaled_gradients)
+        return build_optimizer(self._optim.optimizer, self.parameters(), self._peak_lr, self._scaled_gradients)
 
     # --- validation ---------------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class CausalLMModule(pl.LightningModule):
             chosen = [examples[i] for i in indices]
             micro_batch = collate(chosen, self._padded, self._pad_token_id)
             statistics.num_tokens += micro_batch.num_tokens
-            statistics.num_real_tokens += sum(example.num_tokens for example in chosen)
+            statistics.num_real_tokens += micro_batch.num_real_tokens
             sums = self._objective(self.model, micro_batch.to(self.device))
             if divisor is not None:
                 self.manual_backward(sums.nll_sum / divisor)

@@ -38,18 +38,17 @@ def suggested_learning_rate(hidden_size: int, adapter: bool) -> float:
     return float(f"{rate:.1e}")
 
 
-def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
-    """The learning rate of optimizer step `step` (from 0) of `total_steps`.
+def learning_rate(config: OptimConfig, peak: float, step: int, total_steps: int) -> float:
+    """The learning rate of optimizer step `step` (from 0) of `total_steps`, `peak` being the highest.
 
     Linear warm-up over `warmup_fraction` of the steps, its first step above 0; then constant, linear or half a cosine
     down to `min_lr_fraction` of the peak, which the step after the last would reach.
     """
-    assert config.lr is not None, "the plan of the run fills it in"
     warmup_steps = math.ceil(round(config.warmup_fraction * total_steps, 6))  # 0.07 * 100 is above 7
     if step < warmup_steps:
-        return config.lr * (step + 1) / (warmup_steps + 1)
+        return peak * (step + 1) / (warmup_steps + 1)
     if config.schedule is Schedule.constant:
-        return config.lr
+        return peak
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     shape = 1 - progress if config.schedule is Schedule.linear else (1 + math.cos(math.pi * progress)) / 2
-    return config.lr * (config.min_lr_fraction + (1 - config.min_lr_fraction) * shape)
+    return peak * (config.min_lr_fraction + (1 - config.min_lr_fraction) * shape)

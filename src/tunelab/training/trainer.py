@@ -80,13 +80,12 @@ def build_trainer(
     device: torch.device,
     precision: Precision,
     *,
-    total_steps: int,
     val_every_steps: int | None,
     callbacks: Sequence[pl.Callback],
     loggers: Sequence[Logger],
     folder: str,
 ) -> pl.Trainer:
-    """Build the trainer; `val_every_steps` None trains without validation."""
+    """Build the trainer; `val_every_steps` (no more than there are steps) None trains without validation."""
     plugins: list[Any] = [SafetensorsCheckpointIO()]
     if precision is not Precision.fp32:
         name = "bf16-mixed" if precision is Precision.bf16 else "16-mixed"
@@ -97,7 +96,7 @@ def build_trainer(
         devices=config.devices if config.devices > 1 else [device.index] if device.type == "cuda" else 1,
         strategy=_strategy(config, device),
         max_epochs=1,
-        val_check_interval=min(val_every_steps, total_steps) if val_every_steps else None,
+        val_check_interval=val_every_steps,
         limit_val_batches=1.0 if val_every_steps else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
