@@ -237,23 +237,29 @@ def show_head(arguments: argparse.Namespace, data: dict[str, float], load: float
 
 
 def show_table(measured: dict[str, Measured]) -> None:
-    """Speed, spread, what `ours` is ahead by, positions computed for one real token, memory."""
-    ours = measured.get("ours")
-    heads = f"{'real tokens/s':>24} {'ours is':>8} {'goal':>5} {'computed':>8} {'tok/CPU-s':>9} {'GiB':>5}"
+    """Speed, spread, what we are ahead by, positions computed for one real token, memory."""
+    heads = f"{'real tokens/s':>20} {'ours is':>8} {'goal':>5} {'same precision':>15} {'computed':>9} {'tok/CPU-s':>10} {'GiB':>5}"
     print(f"\n{'variant':36} {heads}")
     for one in measured.values():
         speeds = [run["tokens_per_second"] for run in one.runs]
         spread = f"{statistics.median(speeds):.0f} ({min(speeds):.0f}-{max(speeds):.0f})"
-        ahead = ours.median("tokens_per_second") / statistics.median(speeds) if ours else float("nan")
         goal = f"{one.variant.goal:.1f}x" if one.variant.goal else ""
+        alike = "ours" if one.variant.precision == "fp32" else "ours-bf16"
         print(
-            f"{one.variant.meaning:36} {spread:>24} {ahead:7.2f}x {goal:>5} "
-            f"{one.median('computed_per_real_token'):8.2f} {one.median('tokens_per_cpu_second'):9.0f} "
-            f"{one.median('peak_memory_gib'):5.1f}"
+            f"{one.variant.meaning:36} {spread:>20} {ahead(measured, 'ours', one):>8} {goal:>5} "
+            f"{ahead(measured, alike, one):>15} {one.median('computed_per_real_token'):9.2f} "
+            f"{one.median('tokens_per_cpu_second'):10.0f} {one.median('peak_memory_gib'):5.1f}"
         )
     versions = {name: one.runs[0]["versions"] for name, one in measured.items()}
     for text in {json.dumps(found, sort_keys=True) for found in versions.values()}:
         print("versions: " + ", ".join(f"{package} {found}" for package, found in json.loads(text).items()))
+
+
+def ahead(measured: dict[str, Measured], name: str, one: Measured) -> str:
+    """How many times as fast as `one` the variant `name` is, as text; empty where it was not measured."""
+    if name not in measured:
+        return ""
+    return f"{measured[name].median('tokens_per_second') / one.median('tokens_per_second'):.2f}x"
 
 
 if __name__ == "__main__":

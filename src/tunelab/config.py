@@ -210,7 +210,7 @@ class ObjectiveConfig(Section):
     """What is minimised."""
 
     name: str = MISSING
-    head_chunk_tokens: int = 2048  # supervised tokens projected on the vocabulary at a time (memory knob)
+    head_chunk_tokens: int = 512  # supervised tokens projected on the vocabulary at a time (memory knob)
 
     def __post_init__(self) -> None:
         chunk = self.head_chunk_tokens

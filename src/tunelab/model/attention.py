@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -81,17 +80,11 @@ def _per_segment(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, offsets: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     grouped = query.shape[1] != key.shape[1]
-    bounds = offsets.tolist()
+    # Split, not sliced: the gradient of one split is one concatenation, that of each slice a whole row of zeros.
+    parts = (tensor.split(offsets.diff().tolist(), dim=2) for tensor in (query, key, value))
     outputs = [
-        F.scaled_dot_product_attention(
-            query[:, :, a:b],
-            key[:, :, a:b],
-            value[:, :, a:b],
-            is_causal=True,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
-        for a, b in pairwise(bounds)
+        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+        for q, k, v in zip(*parts, strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2)
 

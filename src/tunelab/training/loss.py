@@ -60,12 +60,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             states, wanted = hidden[rows], targets[rows, None]
             logits = F.linear(states, weight, bias).to(wide)
             num_correct += (logits.argmax(dim=-1, keepdim=True) == wanted).sum()
-            log_norm = logits.logsumexp(dim=-1, keepdim=True)
-            nll_sum += (log_norm - logits.gather(1, wanted)).sum()
+            # In place, since a chunk is larger than any cache: less its maximum, its exponential, its softmax.
+            logits = logits.sub_(logits.amax(dim=-1, keepdim=True))
+            wanted_logits = logits.gather(1, wanted)
+            total = logits.exp_().sum(dim=-1, keepdim=True)
+            nll_sum += (total.log() - wanted_logits).sum()
             if not any(ctx.needs_input_grad[:3]):
                 continue
-            # d nll / d logits = softmax - one-hot, made in place: the chunk is used up.
-            slope = logits.sub_(log_norm).exp_()
+            slope = logits.div_(total)  # d nll / d logits = softmax - one-hot
             slope.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=wide))
             if grad_bias is not None:
                 grad_bias += slope.sum(dim=0).to(grad_bias.dtype)
