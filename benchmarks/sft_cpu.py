@@ -238,7 +238,8 @@ def show_head(arguments: argparse.Namespace, data: dict[str, float], load: float
 
 def show_table(measured: dict[str, Measured]) -> None:
     """Speed, spread, what we are ahead by, positions computed for one real token, memory."""
-    heads = f"{'real tokens/s':>20} {'ours is':>8} {'goal':>5} {'same precision':>15} {'computed':>9} {'tok/CPU-s':>10} {'GiB':>5}"
+    heads = f"{'real tokens/s':>20} {'ours is':>8} {'goal':>5} {'same precision':>15} {'computed':>9}"
+    heads += f" {'tok/CPU-s':>10} {'GiB':>5}"
     print(f"\n{'variant':36} {heads}")
     for one in measured.values():
         speeds = [run["tokens_per_second"] for run in one.runs]
