@@ -87,7 +87,8 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
 def _keep_weights_as_stored(model: PreTrainedModel) -> None:
     """Stop bitsandbytes from repacking 4-bit weights, with rounded scales, at the first evaluation on the CPU.
 
-    Training after that evaluation would compute with other weights than training before it.
+    Training after that evaluation would compute with other weights than training before it, and through a kernel that
+    passes no gradient on.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
