@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tunelab.components import build_component
 from tunelab.errors import ModelError, first_line
+from tunelab.model.lowrank import add_low_rank_in_place
 
 CausalLM = PreTrainedModel | PeftModel
 
@@ -66,6 +67,7 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
             f"peft: the adapter does not fit this model ({first_line(error)}); "
             f"its linear modules are {', '.join(names)}."
         ) from error
+    add_low_rank_in_place(wrapped)
     return cast(PeftModel, wrapped.train())
 
 
