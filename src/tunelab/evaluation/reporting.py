@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tunelab.escaping import printable
 from tunelab.evaluation.evaluating import Prediction
 
 NOT_MEASURED = "–"
-# They reorder the text around them, so that a terminal shows something else than what was written.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNPRINTABLE = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +79,6 @@ def sample_completions(predictions: Sequence[Prediction], max_characters: int = 
     acts on the terminal: markup is text, control characters are shown escaped.
     """
     return Group(*(_sample(prediction, max_characters) for prediction in predictions))
-
-
-def printable(text: str) -> str:
-    """Escape what would act on a terminal: control characters (line breaks too) and marks of direction."""
-    return "".join(
-        character.encode("unicode_escape").decode()
-        if character in _BIDI or unicodedata.category(character) in _UNPRINTABLE
-        else character
-        for character in text
-    )
 
 
 def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]]) -> None:
