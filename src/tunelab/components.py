@@ -59,7 +59,7 @@ def build_component(node: Mapping[str, Any], slot: str, kind: type[T], *args: An
             raise ConfigError(f"{slot}.{key}: {cls.__name__} has no such argument{hint or '; remove it.'}")
     try:
         return cls(*args, **extra, **given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{slot}: {cls.__name__} refused its arguments: {first_line(error)}.") from error
     except ImportError as error:
         raise ConfigError(f"{slot}: {cls.__name__} needs a package that is missing: {first_line(error)}.") from error
+    except Exception as error:  # whatever another package raises for a value that the user set
+        raise ConfigError(f"{slot}: {cls.__name__} refused its arguments: {first_line(error)}.") from error

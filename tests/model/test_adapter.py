@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
 from tunelab.config import ModelConfig
-from tunelab.errors import ModelError
+from tunelab.errors import ConfigError, ModelError
 from tunelab.model.adapter import (
     ParameterCount,
     adapter_disabled,
@@ -155,3 +155,38 @@ def test_an_adapter_of_another_base_is_refused(base, tmp_path: Path):
     other = LlamaForCausalLM(LlamaConfig(vocab_size=300, **sizes))
     with pytest.raises(ModelError, match="does not fit this base model"):
         load_adapter(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": "*"}, {"target_modules": [1, 2]}, {"target_modules": ".*(", "r": 2}],
+    ids=["pattern", "numbers", "bracket"],
+)
+def test_what_peft_cannot_match_is_one_sentence(base, options):
+    with pytest.raises((ModelError, ConfigError), match=r"^peft: "):
+        attach_adapter(base, build_peft_config({**LORA, **options}), seed=0)
+
+
+def test_modules_to_save_must_exist(base):
+    config = build_peft_config({**LORA, "modules_to_save": ["lm_heads"]})
+    with pytest.raises(ModelError, match=r"^peft\.modules_to_save: .*'lm_heads'; did you mean 'lm_head'\?"):
+        attach_adapter(base, config, seed=0)
+
+
+def test_another_task_is_refused():
+    with pytest.raises(ConfigError, match=r"^peft\.task_type: expected 'CAUSAL_LM', found 'SEQ_CLS'"):
+        build_peft_config({**LORA, "task_type": "SEQ_CLS"})
+
+
+@pytest.mark.parametrize("damage", ["rename", "remove"])
+def test_an_adapter_that_lacks_weights_is_refused(base, tmp_path: Path, damage):
+    from safetensors.torch import load_file, save_file
+
+    attach_adapter(base, build_peft_config(LORA), seed=0).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    weights = load_file(file)
+    first = min(weights)
+    weight = weights.pop(first)
+    save_file(weights | ({f"other.{first}": weight} if damage == "rename" else {}), file)
+    with pytest.raises(ModelError, match=r"^adapter: .*1 of its weights are missing, first base_model"):
+        load_adapter(load_base_model(ModelConfig(path=base.config._name_or_path), CPU), tmp_path)

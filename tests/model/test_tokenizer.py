@@ -62,3 +62,10 @@ def test_a_model_without_tokenizer_is_refused(folder):
 )
 def test_end_tokens_are_those_of_tokenizer_and_model(generation, expected: list[int], folder):
     assert end_token_ids(load_tokenizer(folder()), generation) == expected
+
+
+def test_a_config_of_wrong_types_is_refused(folder):
+    config = folder()
+    (Path(config.path) / "config.json").write_text('{"model_type": "llama", "hidden_size": "many"}')
+    with pytest.raises(ModelError, match=r"^model\.path: "):
+        load_tokenizer(config)

@@ -163,3 +163,25 @@ def test_long_examples_are_shortened_for_the_probe(monkeypatch: pytest.MonkeyPat
     model.model.forward = watching
     assert examine(model, examples).padding_free.holds
     assert max(seen) == 3 * 4
+
+
+def test_a_model_that_sees_the_future_is_refused(examples):
+    from transformers import BertConfig
+
+    sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings")}
+    torch.manual_seed(0)
+    both_ways = AutoModelForCausalLM.from_config(
+        BertConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, is_decoder=False)
+    )
+    found = examine(both_ways, examples)
+    assert not found.causal.holds
+    with pytest.raises(ModelError, match=r"^model\.path: expected a causal language model"):
+        doctor.require_causal(found.causal)
+    doctor.require_causal(examine(make("llama"), examples).causal)
+
+
+def test_weights_that_are_no_numbers_are_refused(examples):
+    model = make("llama")
+    model.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="finite weights"):
+        doctor.require_causal(examine(model, examples).causal)

@@ -1,20 +1,29 @@
 """Attaches a PEFT adapter to the base model, and says what will be trained."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    prepare_model_for_kbit_training,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tunelab.components import build_component
-from tunelab.errors import ModelError, first_line
+from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.lowrank import add_low_rank_in_place
+from tunelab.suggesting import did_you_mean
 
 CausalLM = PreTrainedModel | PeftModel
 
@@ -39,6 +48,8 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     """
     if node.get("_target_") is None:
         return None
+    if node.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
+        raise ConfigError(f"peft.task_type: expected 'CAUSAL_LM', found {node['task_type']!r}; remove it.")
     config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", PeftConfig)
     if config.is_prompt_learning:
         raise ModelError(
@@ -59,9 +70,10 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
     if config is None:
         return model.float().requires_grad_(True)
     model = _ready_for_adapter(model)
+    _require_modules(model, getattr(config, "modules_to_save", None) or [])
     try:
         wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
         names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ModelError(
             f"peft: the adapter does not fit this model ({first_line(error)}); "
@@ -69,6 +81,16 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
         ) from error
     add_low_rank_in_place(wrapped)
     return cast(PeftModel, wrapped.train())
+
+
+def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
+    """PEFT passes over names in `modules_to_save` that no module has."""
+    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    for name in wanted:
+        if name.rpartition(".")[2] not in known:
+            raise ModelError(
+                f"peft.modules_to_save: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
+            )
 
 
 def is_adapter_folder(folder: Path) -> bool:
@@ -85,7 +107,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     if not is_adapter_folder(folder):
         raise ModelError(f"adapter: expected a PEFT folder with adapter_config.json, found none in {str(folder)!r}.")
     try:
-        loaded = PeftModel.from_pretrained(_ready_for_adapter(model), str(folder), use_safetensors=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
+            loaded = PeftModel.from_pretrained(_ready_for_adapter(model), str(folder), use_safetensors=True)
+        _require_all_weights(loaded, folder)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
     if loaded.active_peft_config.is_prompt_learning:
@@ -93,6 +118,14 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             f"adapter: {str(folder)!r} adds virtual tokens, which cannot be measured here; use a LoRA adapter."
         )
     return loaded
+
+
+def _require_all_weights(model: PeftModel, folder: Path) -> None:
+    """PEFT only warns of weights that a file lacks, and leaves them as they were initialised."""
+    given = set(load_peft_weights(str(folder), device="cpu"))
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if wanted - given:
+        raise ValueError(f"{len(wanted - given)} of its weights are missing, first {min(wanted - given)}")
 
 
 def _ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:

@@ -60,8 +60,9 @@ class _AddLowRank(torch.autograd.Function):
         ctx: Any, frozen: torch.Tensor, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         dtype = frozen.dtype
-        inner = first.to(dtype) @ x.reshape(-1, x.shape[-1]).to(dtype).T  # (rank, tokens)
-        frozen.view(-1, frozen.shape[-1]).addmm_(inner.T, second.to(dtype).T, alpha=scaling)
+        with torch.autocast(frozen.device.type, enabled=False):  # a 4-bit layer's result need not have its type
+            inner = first.to(dtype) @ x.reshape(-1, x.shape[-1]).to(dtype).T  # (rank, tokens)
+            frozen.view(-1, frozen.shape[-1]).addmm_(inner.T, second.to(dtype).T, alpha=scaling)
         ctx.mark_dirty(frozen)
         ctx.save_for_backward(x, first, second, inner)
         ctx.scaling = scaling

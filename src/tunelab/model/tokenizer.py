@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tunelab.config import ModelConfig
@@ -24,7 +25,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         loaded = AutoTokenizer.from_pretrained(
             source, revision=config.revision, trust_remote_code=False, local_files_only=Path(source).is_dir()
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"model.path: no usable tokenizer at {config.path!r} ({first_line(error)}); "
             "expected tokenizer.json and tokenizer_config.json beside the weights."

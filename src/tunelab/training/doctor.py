@@ -36,14 +36,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Which shortcuts are safe here: examples end to end in one row, and the head applied outside the model."""
+    """Whether the model is causal, and which shortcuts are safe: examples end to end in one row, the head outside."""
 
+    causal: Check
     padding_free: Check
     fused_head: Check
 
     def to_dict(self) -> dict[str, Any]:
         """The content of doctor.json."""
-        return {"padding_free": self.padding_free.to_dict(), "fused_head": self.fused_head.to_dict()}
+        return {name: getattr(self, name).to_dict() for name in self.__slots__}
 
 
 @torch.no_grad()
@@ -61,11 +62,25 @@ def diagnose(
     try:
         with autocast():
             return Diagnosis(
+                causal=_attempt(lambda: _future_difference(model, probes[0], device)),
                 padding_free=_attempt(lambda: _packed_difference(model, probes, longest, device)),
                 fused_head=_attempt(lambda: _head_difference(model, probes[0], device)),
             )
     finally:
         model.train(was_training)
+
+
+def require_causal(check: Check) -> None:
+    """Refuse a model that sees what it is to predict.
+
+    Raises:
+        ModelError: hidden states change with later tokens, or are no numbers.
+    """
+    if not check.holds:
+        raise ModelError(
+            "model.path: expected a causal language model with finite weights, found hidden states that depend on "
+            f"later tokens or are no numbers ({check.reason}); choose another base model."
+        )
 
 
 def choose_layout(wanted: Attention, check: Check) -> bool:
@@ -95,6 +110,14 @@ def _attempt(measure: Callable[[], tuple[float, float]]) -> Check:
         return Check(holds=True, difference=difference, tolerance=tolerance)
     reason = f"results differ by {difference:.2g} standard deviations, more than {tolerance:.2g}"
     return Check(holds=False, difference=difference, tolerance=tolerance, reason=reason)
+
+
+def _future_difference(model: CausalLM, probe: TokenizedExample, device: torch.device) -> tuple[float, float]:
+    """Hidden states of the first half of a probe, with and without the second half behind it."""
+    half = max(1, probe.num_tokens // 2)
+    start = TokenizedExample(probe.input_ids[:half], probe.loss_mask[:half], probe.origin)
+    whole = last_hidden_state(model, _dense(probe, device))[:, :half]
+    return _deviation(whole, last_hidden_state(model, _dense(start, device)))
 
 
 def _packed_difference(
