@@ -17,11 +17,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tunelab.config import EvaluateConfig, RunConfig, Section, forget_reads, to_plain
+from tunelab.config import EvaluateConfig, InspectConfig, PrepareConfig, RunConfig, Section, forget_reads, to_plain
 from tunelab.errors import ConfigError, TunelabError, first_line
 from tunelab.suggesting import explain_unknown_key
 
-ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig)
+ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig)
+SCHEMAS: dict[str, type[Section]] = {
+    "run_schema": RunConfig,
+    "evaluate_schema": EvaluateConfig,
+    "inspect_schema": InspectConfig,
+    "prepare_schema": PrepareConfig,
+}
 
 # Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.
 SAVED_HEADER = """\
@@ -69,12 +75,11 @@ def command(
 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
-            ConfigStore.instance().store(name="run_schema", node=RunConfig)
-            ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
+            for name, node in SCHEMAS.items():
+                ConfigStore.instance().store(name=name, node=node)
             try:
                 sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
-                folder = str(Path(sys.argv[0]).resolve().parent / "conf")
-                hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(on_composed)()
+                hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(on_composed)()
             except TunelabError as error:
                 _exit(str(error))
             except (HydraException, OmegaConfBaseException) as error:
@@ -87,6 +92,13 @@ def command(
         return run
 
     return decorate
+
+
+def conf_folder() -> Path:
+    """The configuration groups: beside the script that was started, else those of this repository or package."""
+    package = Path(__file__).resolve().parent
+    places = (Path(sys.argv[0]).resolve().parent, package.parents[1], package)
+    return next((place / "conf" for place in places if (place / "conf" / "train.yaml").is_file()), package / "conf")
 
 
 def to_config(node: DictConfig, schema: type[ConfigT]) -> ConfigT:

@@ -12,6 +12,7 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
 from tunelab.data.inspecting import render_examples
+from tunelab.data.pages import report_page
 from tunelab.data.preparing import report_table
 from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
@@ -111,6 +112,7 @@ def _show_and_save_preparation(session: Session) -> None:
     )
     if session.is_main:
         folder.write_json("data_report.json", prepared.data.report.to_dict())
+        folder.write_text("data_report.html", report_page(prepared.data.report))
         folder.write_json("provenance.json", provenance(session.overrides, fingerprints(session.config, prepared)))
 
 
@@ -171,9 +173,8 @@ def _train(
             loggers=loggers,
             folder=str(folder.path),
         )
-        validation = [example.tokenized for example in prepared.data.validation]
         refuse_unread_keys(config, session.overrides)  # set-up ends here
-        data = SftDataModule(prepared.data.train, validation, plan.steps)
+        data = SftDataModule(prepared.data.train, prepared.data.validation.tokenized, plan.steps)
         trainer.fit(module, data, ckpt_path=_checkpoint_to_resume(session) if resuming else None)
     folder.summary.facts["num_steps"] = trainer.global_step
     if trainer.global_step < plan.steps.total_steps:

@@ -13,7 +13,7 @@ from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
 from tunelab.model.tokenizer import end_token_ids, token_id
 from tunelab.preflight import Prepared
-from tunelab.training.doctor import Check, Diagnosis, choose_layout, diagnose
+from tunelab.training.doctor import Check, Diagnosis, choose_layout, diagnose, require_causal
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast
 
@@ -62,10 +62,11 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
     """Check padding-free rows and the fused head on this model and data, take what holds, and say so.
 
     Raises:
-        ModelError: `model.attention=varlen` was asked for and is not safe.
+        ModelError: the model is not causal, or `model.attention=varlen` was asked for and is not safe.
     """
     context = partial(autocast, prepared.precision, prepared.device)
-    diagnosis = diagnose(model, prepared.data.train, prepared.longest, prepared.device, context)
+    diagnosis = diagnose(model, prepared.data.train, prepared.data.longest, prepared.device, context)
+    require_causal(diagnosis.causal)
     padded = choose_layout(config.model.attention, diagnosis.padding_free)
     if not padded:
         base_of(model).set_attn_implementation(VARLEN)

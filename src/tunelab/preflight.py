@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tunelab.config import Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, first_line
 from tunelab.model.adapter import build_peft_config
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
@@ -33,12 +33,6 @@ class Prepared:
     precision: Precision
     objective: SftObjective
     hidden_size: int
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest example of any split."""
-        measured = (example.tokenized.num_tokens for example in (*self.data.validation, *self.data.test))
-        return max(max(example.num_tokens for example in self.data.train), max(measured, default=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +76,9 @@ def prepare(config: RunConfig) -> Prepared:
     objective = _objective(config)
     tokenizer = load_tokenizer(config.model)
     architecture = check_base_model(config.model, len(tokenizer))
-    data = prepare_data(config.data, tokenizer)
+    data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
+    _check_positions(getattr(architecture.get_text_config(), "max_position_embeddings", None), data)
     return Prepared(tokenizer, data, device, precision, objective, hidden_size)
 
 
@@ -105,23 +100,32 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
 
 def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     """What identifies data and base model in provenance.json."""
+    data_sha256 = {source.name: source.sha256 for source in prepared.data.report.sources}
     source = Path(resolve_model(config.model.path, config.model.revision))
     if not source.is_dir():
         cached = try_to_load_from_cache(config.model.path, "config.json", revision=config.model.revision)
         commit = Path(cached).parent.name if isinstance(cached, str) else None
         return {
-            "data_sha256": prepared.data.report.file_sha256,
+            "data_sha256": data_sha256,
             "base_model": {"path": config.model.path, "revision": config.model.revision, "commit": commit},
         }
     files = [*sorted(source.glob("*.safetensors")), source / "config.json"]
     return {
-        "data_sha256": prepared.data.report.file_sha256,
+        "data_sha256": data_sha256,
         "base_model": {
             "path": config.model.path,
             "revision": config.model.revision,
             "sha256": {file.name: _sha256(file) for file in files},
         },
     }
+
+
+def _check_positions(num_positions: int | None, data: PreparedData) -> None:
+    if num_positions is not None and data.longest > num_positions:
+        raise ConfigError(
+            f"data.max_length: expected at most the {num_positions} positions of the base model, found an example of "
+            f"{data.longest} tokens; set data.max_length={num_positions}."
+        )
 
 
 def _objective(config: RunConfig) -> SftObjective:
@@ -131,8 +135,17 @@ def _objective(config: RunConfig) -> SftObjective:
 
 
 def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
-    """Build the optimizer over a stand-in, so that a wrong argument shows now; and compute a rate."""
-    build_optimizer(config.optim.optimizer, [torch.nn.Parameter(torch.zeros(2, 2))], lr, False)
+    """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate."""
+    weight = torch.nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.ones(2, 2)
+    optimizer = build_optimizer(config.optim.optimizer, [weight], lr, False)
+    try:
+        optimizer.step()
+    except Exception as error:  # whatever the optimizer raises for a value that the user set
+        raise ConfigError(
+            f"optim.optimizer: {type(optimizer).__name__} cannot take a step with these arguments "
+            f"({first_line(error)}); change optim.optimizer."
+        ) from error
     learning_rate(config.optim, lr, plan.total_steps - 1, plan.total_steps)
     mark_read(config.optim, "max_grad_norm")
 

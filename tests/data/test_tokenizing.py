@@ -1,28 +1,25 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_tokenizers import BARE, CHATML, INSTRUCT, REWRITING, byte_level, sentencepiece_like
+from mask_references import KINDS, LAYOUTS, MERGES, example_of
+from tiny_tokenizers import byte_level, sentencepiece_like
+from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
-from tunelab.config import Template
-from tunelab.data import tokenizing
-from tunelab.data.records import Example, Message, RenderedExample, Role, Segment
-from tunelab.data.rendering import make_renderer
-from tunelab.data.tokenizing import encode
-from tunelab.data.upstream import adds_bos
+from tunelab.data import counting, verifying
+from tunelab.data.counting import Counted
+from tunelab.data.records import TokenSequence
+from tunelab.data.tokenizing import Encoder, encode, encode_stream, from_ids
+from tunelab.data.upstream import adds_bos, encode_texts
 from tunelab.errors import DataError
 
 BOS, EOS, START, END = 1, 2, 3, 4
 
 
-def rendered(*parts: str | list[str]) -> RenderedExample:
-    """Stretches of text, supervised where in a list."""
-    segments = tuple(Segment(p[0], True) if isinstance(p, list) else Segment(p, False) for p in parts)
-    return RenderedExample(segments, prompt="", response="", origin="a.jsonl:3")
-
-
 def encode_one(tokenizer, *parts, add_bos=False):
-    (encoded,) = encode([rendered(*parts)], tokenizer, add_bos)
+    (encoded,) = encode([example_of(*parts)], tokenizer, add_bos)
+    assert (encoded.input_ids.dtype, encoded.loss_mask.dtype) == (np.int32, np.bool_)
     return encoded
 
 
@@ -96,20 +93,20 @@ def test_prompt_that_looks_ahead_at_the_answer():
 
 def test_only_the_examples_concerned_are_encoded_apart():
     tokenizer = byte_level(merges=(("a", "b"),))
-    results = encode([rendered("ca", ["b"]), rendered("cab", ["ab"]), rendered("c", ["ab"])], tokenizer, False)
+    results = encode([example_of("ca", ["b"]), example_of("cab", ["ab"]), example_of("c", ["ab"])], tokenizer, False)
     assert [result.num_seams_apart for result in results] == [1, 0, 0]
-    assert [result.input_ids.numel() for result in results] == [3, 3, 2]
+    assert [result.input_ids.size for result in results] == [3, 3, 2]
 
 
 def test_space_before_every_text_is_not_put_into_the_middle():
     tokenizer = sentencepiece_like(["the answer is 42", "what is it"] * 5)
     encoded = encode_one(tokenizer, "what is it\n", ["the answer</s>"])
     assert encoded.num_seams_apart == 0
-    assert tokenizer.decode(encoded.input_ids) == "what is it\nthe answer</s>"
-    assert tokenizer.decode(encoded.input_ids[encoded.loss_mask]) == "the answer</s>"
+    assert tokenizer.decode(encoded.input_ids.tolist()) == "what is it\nthe answer</s>"
+    assert tokenizer.decode(supervised(encoded)) == "the answer</s>"
     straddled = encode_one(tokenizer, "what is it ", ["the answer</s>"])
     assert straddled.num_seams_apart == 1
-    assert tokenizer.decode(straddled.input_ids) == "what is it the answer</s>"
+    assert tokenizer.decode(straddled.input_ids.tolist()) == "what is it the answer</s>"
 
 
 def test_special_token_that_swallows_white_space():
@@ -138,68 +135,217 @@ def test_adds_bos():
     )
     assert adds_bos(tokenizer)
     encoded = encode_one(tokenizer, "q", ["a"])
-    assert encoded.input_ids.numel() == 2
+    assert encoded.input_ids.size == 2
 
 
 def test_truncation_and_padding_left_in_the_tokenizer_do_nothing():
     tokenizer = byte_level()
     tokenizer.backend_tokenizer.enable_truncation(3)
     tokenizer.backend_tokenizer.enable_padding(length=50)
-    assert encode_one(tokenizer, "abcdef", ["g"]).input_ids.numel() == 7
+    assert encode_one(tokenizer, "abcdef", ["g"]).input_ids.size == 7
 
 
-TEXT = st.text(st.sampled_from("ab \nİé🙂:<|>/s"), max_size=8)
+def test_truncation_and_padding_are_left_as_they_were():
+    tokenizer = byte_level()
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(3)
+    backend.enable_padding(length=50)
+    before = backend.truncation, backend.padding
+    encode_one(tokenizer, "abcdef", ["g"])
+    assert (backend.truncation, backend.padding) == before
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3), st.data())
-def test_supervised_ids_decode_to_the_answers(pairs, data):
-    """Whatever the conversation, template and tokenizer: the answers, each with one end token, no more."""
-    templates = [
-        (Template.chat, CHATML),
-        (Template.chat, BARE),
-        (Template.chat, REWRITING),
-        (Template.plain, None),
-    ]
-    template, chat = data.draw(st.sampled_from(templates))
-    merges = data.draw(st.sampled_from([(), (("a", "b"), ("Ċ", "a"), ("b", "Ċ"), ("Ġ", "a"), ("Ċ", "Ċ"))]))
-    tokenizer = byte_level(merges, chat_template=chat, pad_token="</s>")
-    messages = [m for q, a in pairs for m in (Message(Role.USER, q), Message(Role.ASSISTANT, a, trained=True))]
-    renderer = make_renderer(template, tokenizer)
-    texts = renderer.render(Example(tuple(messages), "x"))
-    think = "<think></think>" if chat == REWRITING else ""
-    found = [tokenizer.decode(supervised(result)) for result in encode(texts, tokenizer, False)]
-    assert "".join(found) == "".join(f"{think}{a}{renderer.end_of_turn}" for _, a in pairs)
-    for text, result in zip(texts, encode(texts, tokenizer, False), strict=True):
-        assert tokenizer.decode(result.input_ids) == "".join(segment.text for segment in text.segments)
+def test_split_special_tokens_is_respected():
+    """A tokenizer told to read special tokens as plain text does so, and nothing else changes."""
+    tokenizer = byte_level(split_special_tokens=True)
+    encoded = encode_one(tokenizer, "<|start|>q", ["a"])
+    assert encoded.input_ids.tolist() == tokenizer("<|start|>qa")["input_ids"] == spell(tokenizer, "<|start|>qa")
+    assert supervised(encoded) == spell(tokenizer, "a")
 
 
-def test_answer_with_leading_space_on_a_sentencepiece_like_tokenizer():
-    tokenizer = sentencepiece_like(["[INST] the question [/INST] the answer"] * 5, chat_template=INSTRUCT)
-    renderer = make_renderer(Template.chat, tokenizer)
-    messages = (Message(Role.USER, "the question"), Message(Role.ASSISTANT, "the answer", trained=True))
-    (result,) = encode(renderer.render(Example(messages, "x")), tokenizer, False)
-    assert result.input_ids.tolist().count(BOS) == 1
-    assert tokenizer.convert_ids_to_tokens(supervised(result))[-1] == "</s>"
-    assert tokenizer.decode(supervised(result)) == "the answer</s>"
+@pytest.mark.parametrize("options", [{}, {"lstrip": True}, {"single_word": True}, {"rstrip": True}])
+@pytest.mark.parametrize("longer", ["<|end|>!", "!<|end|>"])
+def test_markers_that_overlap(longer, options):
+    """What a longer added token takes of a text is no `<|end|>`, whether or not that token is a marker itself."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens([AddedToken(longer, normalized=False, **options)])
+    before, after = "!<|end|>!<|end|>b <|end|>", "a!<|end|> !"
+    encoded = encode_one(tokenizer, before, [after])
+    assert supervised(encoded) == tokenizer(before + after)["input_ids"][len(tokenizer(before)["input_ids"]) :]
 
 
-def test_a_disagreement_of_the_two_derivations_stops(monkeypatch):
-    def shifted(whole, before, after):
-        return tokenizing._Aligned(whole, [len(whole) - 1, 1], 0)
+@pytest.mark.parametrize("kind", ["Llama 3", "Llama 2", "Mistral", "Qwen"])
+@pytest.mark.parametrize("layout", ["chatml", "instruct", "headers"])
+def test_ordinary_text_is_proved_by_spelling(kind, layout, monkeypatch):
+    """Without the slow second encoding, that is."""
+    tokenizer = KINDS[kind]()
+    monkeypatch.delattr(verifying, "encode_with_offsets")
+    (encoded,) = encode([LAYOUTS[layout]([("what is it?", "the answer"), ("日本 é\n", "42")])], tokenizer, False)
+    assert encoded.num_supervised_tokens > 4
 
-    monkeypatch.setattr(tokenizing, "_align_around", shifted)
-    with pytest.raises(DataError, match=r"a\.jsonl:3: expected the same loss mask by token counts and by character"):
-        encode([rendered("q", ["a"]), rendered("q", ["ab"])], byte_level(), False)
+
+def test_prompts_between_markers_are_not_encoded_again(monkeypatch):
+    tokenizer, asked = byte_level(), []
+    encoder = Encoder(tokenizer, False)
+    monkeypatch.setattr(
+        counting, "encode_texts", lambda _, texts: asked.extend(texts) or encode_texts(tokenizer, texts)
+    )
+    encoder.encode([LAYOUTS["chatml"]([("q", "a"), ("r", "b")]), LAYOUTS["chatml"]([("x" * 500, "y" * 500)])])
+    assert sorted(asked) == ["<|end|>", "<|start|>assistant\n"]
+    encoder.encode([LAYOUTS["chatml"]([("s", "t")])])
+    assert len(asked) == 2
 
 
-def test_slow_tokenizer_is_refused(tmp_path):
+def shifted(self, rendered, texts, wholes, flat):
+    """A first way that counts one token too many into the response."""
+    return [Counted(whole, [len(whole) - 2, 2], 0) for whole in wholes]
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "tokens"),
+    [
+        ("bytes", "the bytes they spell", ("a b [c][a]", "a b c[a]")),
+        ("WordPiece", "the characters they come from", ("ab[c][##a]", "abc[##a]")),
+    ],
+)
+def test_a_disagreement_of_the_two_derivations_stops_and_shows_both(kind, way, tokens, monkeypatch):
+    monkeypatch.setattr(counting.SeamCounter, "count", shifted)
+    good = example_of("a b", ["ab" if kind == "bytes" else ", ."])
+    with pytest.raises(DataError) as caught:
+        encode([good, example_of("a b c", ["a"], origin="b.jsonl:7")], KINDS[kind](), False)
+    message = str(caught.value)
+    assert message.startswith(f"b.jsonl:7: expected the same supervised tokens by their number and by {way}, found a ")
+    assert f"by their number {tokens[0]!r}, by {way} {tokens[1]!r}; set data.template=" in message
+
+
+def test_a_misread_vocabulary_costs_speed_only(monkeypatch):
+    """`c` read as two bytes: no text with it is spelled any more, and its offsets prove it."""
+    encoder = Encoder(byte_level(), False)
+    speller = encoder._speller
+    c = byte_level().convert_tokens_to_ids("c")
+    pieces = [b"cc" if i == c else piece for i, piece in enumerate(speller.pieces)]
+    monkeypatch.setattr(encoder, "_speller", replace(speller, pieces=pieces))
+    assert supervised(encoder.encode([example_of("ab", ["c"])])[0]) == [c]
+
+
+def test_a_token_on_both_sides_of_a_seam_stops(monkeypatch):
+    tokenizer = byte_level(merges=(("a", "b"),))
+    monkeypatch.setattr(counting, "_ends", lambda whole, heads, encoded: [1])
+    with pytest.raises(
+        DataError, match=r"difference at token 1 .* by their number 'c\[ab\]', by the bytes they spell 'cab'"
+    ):
+        encode([example_of("ca", ["b"])], tokenizer, False)
+
+
+def test_a_trained_text_that_is_not_in_what_is_supervised_stops():
+    for tokenizer in (byte_level(), KINDS["WordPiece"]()):
+        wrong = replace(example_of("q", ["ab"], "c", ["ba"]), trained=("ab", "ab"))
+        with pytest.raises(
+            DataError, match=r"^a\.jsonl:3: expected the text of every trained turn .* 'ba' without 'ab'"
+        ):
+            encode([example_of("q", ["b"]), wrong], tokenizer, False)
+
+
+def test_a_supervised_stretch_without_its_text_stops():
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:3: expected a text to find again for each of 1 supervised .* found 0"
+    ):
+        encode([replace(example_of("q", ["ab"]), trained=())], byte_level(), False)
+
+
+@pytest.mark.parametrize("end", ["", "<|end|>\n", "<|start|>"])
+def test_a_turn_that_ends_in_another_token_stops(end):
+    wrong = example_of("q", ["a<|end|>"], "q", [f"a{end}"], end_of_turn="<|end|>")
+    with pytest.raises(DataError, match=r"a\.jsonl:3: expected every trained turn to end in the one token '<\|end\|>'"):
+        encode([wrong], byte_level(), False)
+
+
+def test_an_end_of_turn_of_several_tokens_stops():
+    with pytest.raises(DataError, match=r"to end in the one token '###', supervised"):
+        encode([example_of("q", ["a###"], end_of_turn="###")], byte_level(), False)
+
+
+def test_dropout_is_refused_where_offsets_are_needed():
+    tokenizer = KINDS["WordPiece"]()
+    answers = iter([[[5, 6]], [[6]]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunelab.data.tokenizing.encode_texts", lambda *_: next(answers))
+        patch.setattr(counting, "encode_texts", lambda *_: [[5]])
+        with pytest.raises(DataError, match=r"expected a tokenizer that encodes a text twice alike"):
+            encode([example_of("a", ["b"])], tokenizer, False)
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(DataError, match=r"a\.jsonl:3: expected text of whole characters, found half .* at character 2"):
+        encode_one(byte_level(), "aé\ud83d", ["b"])
+
+
+def test_slow_tokenizer_is_refused():
     class Slow:
         is_fast = False
 
     with pytest.raises(DataError, match=r"expected a fast tokenizer"):
-        encode([rendered("q", ["a"])], Slow(), False)  # type: ignore[arg-type]
+        encode([example_of("q", ["a"])], Slow(), False)  # type: ignore[arg-type]
 
 
 def test_nothing_to_encode():
     assert encode([], byte_level(), False) == []
+
+
+def test_a_windowed_example_stays_one():
+    (encoded,) = encode([replace(example_of(["ab</s>"]), windowed=True)], byte_level(), False)
+    assert encoded.windowed
+
+
+def test_stream_gives_the_chunks_of_encode_in_order():
+    tokenizer = byte_level(MERGES)
+    chunks = [[example_of("q", ["ab" * n]) for n in range(k)] for k in (3, 0, 1, 5)]
+    found = list(encode_stream(iter(chunks), tokenizer, True))
+    wanted = [encode(chunk, tokenizer, True) for chunk in chunks]
+    assert [[e.input_ids.tolist() for e in chunk] for chunk in found] == [
+        [e.input_ids.tolist() for e in chunk] for chunk in wanted
+    ]
+    assert list(encode_stream([], tokenizer, True)) == []
+
+
+def test_stream_makes_the_next_chunk_while_one_is_encoded():
+    taken = []
+
+    def chunks():
+        for n in range(3):
+            taken.append(n)
+            yield [example_of("q", ["a"])]
+
+    stream = encode_stream(chunks(), byte_level(), False)
+    next(stream)
+    assert taken == [0, 1]
+
+
+def test_stream_raises_the_earlier_error_first():
+    def chunks(text):
+        yield [example_of("q", ["a"])]
+        yield [example_of("q", [text])]
+        raise DataError("c.jsonl:9: made wrong")
+
+    stream = encode_stream(chunks("b"), byte_level(), False)
+    assert [len(next(stream)), len(next(stream))] == [1, 1]
+    with pytest.raises(DataError, match=r"c\.jsonl:9"):
+        next(stream)
+    stream = encode_stream(chunks("\ud800"), byte_level(), False)
+    next(stream)
+    with pytest.raises(DataError, match=r"a\.jsonl:3"):
+        next(stream)
+
+
+def test_ids_that_are_given_are_taken():
+    encoded = from_ids(TokenSequence((5, 6, 4), (False, True, True), "a.parquet:2"), byte_level())
+    assert (encoded.input_ids.tolist(), encoded.loss_mask.tolist()) == ([5, 6, 4], [False, True, True])
+    assert (encoded.input_ids.dtype, encoded.loss_mask.dtype) == (np.int32, np.bool_)
+    assert (encoded.origin, encoded.num_seams_apart, encoded.windowed) == ("a.parquet:2", 0, False)
+
+
+@pytest.mark.parametrize("wrong", [261, -1, 2**40])
+def test_an_id_outside_the_vocabulary_is_refused(wrong):
+    sequence = TokenSequence((5, wrong), (False, True), "a.parquet:2")
+    with pytest.raises(DataError, match=rf"^a\.parquet:2: expected ids from 0 to 260, .* found {wrong} at position 1;"):
+        from_ids(sequence, byte_level())

@@ -1,9 +1,12 @@
-"""The nouns of the data path: row → example → rendered example → tokenized example → micro-batch."""
+"""The nouns of the data path: row → example → rendered example → encoded example → tokenized example → micro-batch."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 IGNORE_INDEX = -100
@@ -15,6 +18,7 @@ class Role(StrEnum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,47 +30,119 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class BadRow:
+    """A record that could not be used, and the whole sentence that says why (it begins with the origin)."""
+
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation. `trained` is True where its text is to be learned.
 
-    `content` is the whole text. `parts` is (instruction, input) where the row held the two apart, for
-    templates that show them apart.
+    `content` is the whole text. `parts` is (instruction, input) where the row held the two apart, for templates that
+    show them apart. `extra` holds what only a chat template understands, as plain JSON values: `tool_calls`,
+    `tool_call_id`, `name`, `reasoning_content`.
     """
 
     role: Role
     content: str
     trained: bool = False
     parts: tuple[str, str] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One training item: a conversation whose last message is the response of the assistant."""
+class Conversation:
+    """An example that a template renders. Its last message is the response of the assistant.
+
+    `rejected` is, of a preference pair, the other answer to the same prompt (`messages` ends in the chosen one).
+    `desirable` is the label of a KTO row (None: not of that kind). `tools` are the JSON schemas of the tools that the
+    assistant may call.
+    """
 
     messages: tuple[Message, ...]
     origin: str
+    tools: tuple[Mapping[str, Any], ...] = ()
+    rejected: tuple[Message, ...] = ()
+    desirable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of rendered text, supervised or not."""
+    """A stretch of text, supervised or not."""
 
     text: str
     supervised: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """An example whose text is laid out already: no template touches it.
+
+    `windowed`: a document (the format `text`), cut into windows where it is longer than `data.max_length`; it ends in
+    the end-of-sequence token. Otherwise its segments are taken exactly as they are.
+    """
+
+    segments: tuple[Segment, ...]
+    origin: str
+    windowed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """An example that is token ids already, with its loss mask (equal lengths)."""
+
+    input_ids: tuple[int, ...]
+    loss_mask: tuple[bool, ...]
+    origin: str
+
+
+Example = Conversation | Passage | TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedExample:
     """An example as text: segments that, joined, are exactly what the model reads.
 
-    `prompt` is the text before the last trained turn (what generation starts from) and `response` the
-    reference text of that turn, without the end-of-turn marker.
+    `prompt` is the text before the last trained turn (what generation starts from) and `response` the reference text of
+    that turn, without the end-of-turn marker. `trained` are the texts that must be found again in the supervised
+    stretches, one for each supervised segment in order, without white space around them; `end_of_turn` is the token
+    text that must end each of these (None: nothing ends them, as in a passage).
     """
 
     segments: tuple[Segment, ...]
     prompt: str
     response: str
     origin: str
+    trained: tuple[str, ...] = ()
+    end_of_turn: str | None = None
+    windowed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """An example as token ids (int32) with its loss mask (bool), 1-D and equally long.
+
+    `num_seams_apart` counts the seams between segments that a merge would have straddled. `windowed` as in Passage.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    loss_mask: npt.NDArray[np.bool_]
+    origin: str
+    num_seams_apart: int = 0
+    windowed: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Length in tokens."""
+        return self.input_ids.size
+
+    @property
+    def num_supervised_tokens(self) -> int:
+        """Number of tokens that enter the loss."""
+        return int(self.loss_mask.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +167,12 @@ class TokenizedExample:
     def num_supervised_tokens(self) -> int:
         """Number of tokens that enter the loss."""
         return int(self.loss_mask.sum())
+
+
+def tokenized(example: EncodedExample) -> TokenizedExample:
+    """The same example as tensors."""
+    ids, mask = example.input_ids.astype(np.int64), example.loss_mask.copy()
+    return TokenizedExample(torch.from_numpy(ids), torch.from_numpy(mask), example.origin)
 
 
 @dataclass(frozen=True, slots=True)

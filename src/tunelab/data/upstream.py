@@ -1,12 +1,16 @@
 """The calls that this package makes of a transformers tokenizer, typed where their results enter our code."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any, cast
 
-from jinja2.exceptions import TemplateError
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import chat_template_utils
 
-from tunelab.data.records import Message
 from tunelab.errors import DataError
 
 
@@ -51,26 +55,63 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Encode many texts at once: no special tokens but those spelled out, no truncation, no padding."""
-    return _encode(tokenizer, texts, offsets=False)["input_ids"] if texts else []
+    with _plain_backend(tokenizer) as backend:
+        return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def encode_with_offsets(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
     """As `encode_texts`, and for each token the characters [begin, end) that it came from."""
-    encoded = _encode(tokenizer, texts, offsets=True)
-    return encoded["input_ids"], encoded["offset_mapping"]
+    with _plain_backend(tokenizer) as backend:
+        encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings], [encoding.offsets for encoding in encodings]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], offsets: bool) -> Any:
-    return tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        return_offsets_mapping=offsets,
-        verbose=False,  # no warning about the model's length: `fitting` sees to that
-    )
+@contextmanager
+def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Generator[Any]:
+    """The backend without the truncation and padding that its file or an earlier call left in it.
+
+    Their restoration aside, nothing in the backend is changed: it may be read by another thread meanwhile.
+    """
+    backend = cast(Any, tokenizer).backend_tokenizer
+    truncation, padding, splits = backend.truncation, backend.padding, backend.encode_special_tokens
+    wants_split = bool(cast(Any, tokenizer).split_special_tokens)
+    if truncation is not None:
+        backend.no_truncation()
+    if padding is not None:
+        backend.no_padding()
+    if splits != wants_split:
+        backend.encode_special_tokens = wants_split
+    try:
+        yield backend
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
+        if splits != wants_split:
+            backend.encode_special_tokens = splits
+
+
+def decode_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]) -> list[str]:
+    """Decode many sequences at once with all special tokens, spaces untouched."""
+    return cast(Any, tokenizer).backend_tokenizer.decode_batch(list(map(list, ids)), skip_special_tokens=False)
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """All tokens as the vocabulary writes them, added ones too, and their ids."""
+    return cast(Any, tokenizer).backend_tokenizer.get_vocab(with_added_tokens=True)
+
+
+def added_token_settings(tokenizer: PreTrainedTokenizerBase) -> dict[int, AddedToken]:
+    """The tokens that are cut out of a text before all else, by id, with how they are matched."""
+    return cast(Any, tokenizer).backend_tokenizer.get_added_tokens_decoder()
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    """Id of the token that the vocabulary writes as `text`, if there is one."""
+    return cast(Any, tokenizer).backend_tokenizer.token_to_id(text)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -78,18 +119,63 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return cast(Any, tokenizer).decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def apply_chat_template(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    origin: str,
-    generation_prompt: bool = False,
-) -> str:
-    """Render messages with the tokenizer's chat template. Raises DataError where it refuses them."""
-    turns = [{"role": message.role.value, "content": message.content} for message in messages]
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bytes:
+    """The bytes that a token stands for, where its text alone is no whole character.
+
+    Understands the two ways in which vocabularies spell bytes: the alphabet of byte-level BPE, and `<0xE2>`.
+    """
+    piece = str(cast(Any, tokenizer).convert_ids_to_tokens(token_id))
+    if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", piece):
+        return bytes.fromhex(piece[3:5])
+    alphabet = byte_alphabet()
+    return bytes(alphabet[c] for c in piece) if alphabet.keys() >= set(piece) else piece.encode(errors="replace")
+
+
+@cache
+def byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE's character for each byte: itself where it can be seen, else those after U+0100 in order."""
+    characters = sorted(ByteLevel.alphabet())
+    seen = {character: ord(character) for character in characters if ord(character) < 256}
+    others = [byte for byte in range(256) if byte not in seen.values()]
+    return seen | dict(zip(characters[len(seen) :], others, strict=True))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """What a chat template knows by name: `bos_token`, `eos_token` and so on, with their texts."""
+    return {str(name): str(token) for name, token in cast(Any, tokenizer).special_tokens_map.items()}
+
+
+def chat_template_text(tokenizer: PreTrainedTokenizerBase, tools: bool = False) -> str:
+    """The chat template for conversations with or without tools. Raises DataError where none of several is for them."""
     try:
-        return cast(Any, tokenizer).apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt)
-    except (TemplateError, TypeError, ValueError) as error:
+        return cast(Any, tokenizer).get_chat_template(tools=[] if tools else None)
+    except ValueError as error:
         raise DataError(
-            f"{origin}: the tokenizer's chat template refused the conversation: {error}; "
-            "set data.template=alpaca or data.template=plain."
+            f"data.template: expected a chat template named 'default' in {describe(tokenizer)}, "
+            f"found {', '.join(map(repr, cast(Any, tokenizer).chat_template))}; set data.template=<file>.jinja."
         ) from error
+
+
+def set_chat_template(tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+    """Give the tokenizer a chat template; it is saved with the tokenizer."""
+    cast(Any, tokenizer).chat_template = text
+
+
+def compile_chat_template(text: str) -> Any:
+    """Compile as transformers does, in its sandbox; None where this transformers keeps its compiler elsewhere."""
+    compiler = getattr(chat_template_utils, "_compile_jinja_template", None)
+    return None if compiler is None else compiler(text)
+
+
+def render_chat_template(
+    tokenizer: PreTrainedTokenizerBase, text: str, messages: Sequence[Any], tools: Any, generation_prompt: bool
+) -> str:
+    """Render through the tokenizer's public method."""
+    return cast(Any, tokenizer).apply_chat_template(
+        list(messages), tools=tools, chat_template=text, tokenize=False, add_generation_prompt=generation_prompt
+    )
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Everything that decides which ids a text gets, as text: the backend's own JSON and the special tokens."""
+    return str([cast(Any, tokenizer).backend_tokenizer.to_str(), sorted(special_tokens(tokenizer).items())])

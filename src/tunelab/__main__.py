@@ -1,0 +1,6 @@
+"""`python -m tunelab`."""
+
+from tunelab.cli import main
+
+if __name__ == "__main__":
+    main()

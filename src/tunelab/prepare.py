@@ -1,0 +1,61 @@
+"""Writes the cleaned and split rows of a data set to a folder, with a card that says how they were made."""
+
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tunelab.audit import refuse_unread_keys
+from tunelab.config import PrepareConfig, mark_read
+from tunelab.data.exporting import Exported, data_card, export_rows
+from tunelab.data.preparing import open_stage
+from tunelab.errors import ConfigError
+from tunelab.model.tokenizer import load_tokenizer
+from tunelab.run import RunFolder
+from tunelab.terminal import RunConsole, quiet_libraries
+
+
+def prepare_files(config: PrepareConfig, overrides: Sequence[str]) -> None:
+    """Write train, validation and test rows to the new folder `config.to`: all of it, or nothing.
+
+    Raises:
+        TunelabError: the data cannot be used, or the folder cannot be made.
+    """
+    console = RunConsole()
+    quiet_libraries()
+    stage = open_stage(config.data, load_tokenizer(config.model))
+    with _new_folder(Path(config.to)) as folder:
+        with console.status("preparing the data"):
+            exported = export_rows(stage, folder)
+        mark_read(config.data, "cache")  # nothing is tokenized, so there is nothing to keep
+        refuse_unread_keys(config, [override for override in overrides if override.lstrip("+").startswith("data.")])
+        command = " ".join(["python -m tunelab prepare", *overrides])
+        RunFolder(folder).write_json("data_report.json", exported.to_dict())
+        RunFolder(folder).write_text("README.md", data_card(Path(config.to).name, exported, command))
+    console.print(_summary(exported, Path(config.to)), soft_wrap=True)
+
+
+@contextmanager
+def _new_folder(wanted: Path) -> Generator[Path]:
+    """A folder that appears under its name when it is complete."""
+    if wanted.exists():
+        raise ConfigError(f"to: expected a new folder, found {str(wanted)!r} there already; set to=<another folder>.")
+    staging = wanted.with_name(f".{wanted.name}.tmp")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # of an earlier call that was killed
+        staging.mkdir(parents=True)
+        yield staging
+        staging.rename(wanted)
+    except OSError as error:
+        raise ConfigError(
+            f"to: {str(wanted)!r} cannot be written ({error.strerror or error}); set to=<another folder>."
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _summary(exported: Exported, folder: Path) -> str:
+    counts = ", ".join(f"{count:,} {split}" for split, count in exported.num_rows.items())
+    held_out = [split for split in ("validation", "test") if exported.num_rows[split]]
+    paths = [f"data.path={folder}/train.jsonl", *(f"data.{split}_path={folder}/{split}.jsonl" for split in held_out)]
+    return f"rows         {counts}\nfolder       {folder}\ntrain        python train.py data=file {' '.join(paths)}"
