@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 
+from tunelab.atomic import remove_stale
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
@@ -39,7 +40,7 @@ from tunelab.training.callbacks import (
     Samples,
     ValidateAtEnd,
 )
-from tunelab.training.checkpoint import BEST, newest_checkpoint, read_checkpoint, remove_stale
+from tunelab.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
 from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import build_loggers, log_result
 from tunelab.training.module import CausalLMModule
@@ -232,7 +233,9 @@ def _indented(text: str) -> str:
 
 
 def _checkpoint_to_resume(session: Session) -> str:
-    remove_stale(session.folder.checkpoints)
+    if session.is_main:
+        remove_stale(session.folder.path)
+        remove_stale(session.folder.checkpoints)
     path, problems = newest_checkpoint(session.folder.checkpoints)
     for problem in problems:
         session.console.print(f"passed over: {problem}")

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tunelab import atomic
 from tunelab.config import RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError, TunelabError
-from tunelab.strict_json import finite
 
 SCHEMA_VERSION = 1
 PACKAGES = (
@@ -63,13 +63,11 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""
-        staging = self.path / f".{name}.tmp"
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(self.path / name)
+        atomic.write_text(self.path / name, text)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole or not at all; JSON knows no infinity and no nan, they become null."""
-        self.write_text(name, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        atomic.write_json(self.path / name, content)
 
     def read_summary(self) -> dict[str, Any]:
         """The summary an earlier start of this run left; empty where there is none."""

@@ -1,7 +1,6 @@
 """Checkpoints: what goes in comes out, and nothing that is damaged is believed."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from tunelab.training.checkpoint import (
     keep_previous,
     newest_checkpoint,
     read_checkpoint,
-    remove_stale,
     write_checkpoint,
 )
 
@@ -207,61 +205,6 @@ def test_a_missing_file_is_named(tmp_path: Path):
         read_checkpoint(tmp_path / LAST)
 
 
-# --- atomic ----------------------------------------------------------------------------------------------------------
-
-
-def no_space(*args: Any, **kwargs: Any) -> None:
-    raise OSError(28, "No space left on device")
-
-
-class FullDisk:
-    """A file that takes half of what it is given."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def __enter__(self) -> "FullDisk":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, content: bytes) -> None:
-        self._file.write(content[: len(content) // 2])
-        no_space()
-
-
-@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
-def test_a_failure_while_saving_leaves_the_old_file(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_checkpoint(SMALL, tmp_path / LAST)
-    if failing == "write":
-        opened = Path.open
-        monkeypatch.setattr(Path, "open", lambda self, *a, **k: FullDisk(opened(self, *a, **k)))
-    elif failing == "fsync":
-        monkeypatch.setattr(os, "fsync", no_space)
-    else:
-        monkeypatch.setattr(Path, "replace", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        write_checkpoint({**SMALL, "global_step": 8}, tmp_path / LAST)
-    monkeypatch.undo()
-    assert same(read_checkpoint(tmp_path / LAST), SMALL)
-    assert names(tmp_path) == [LAST]
-
-
-def test_the_new_file_is_on_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    order: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), fsync(descriptor))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), replace(self, to))[1])
-    write_checkpoint(SMALL, tmp_path / LAST)
-    assert order == ["fsync", "replace", "fsync"]  # the file, its name, the folder
-
-
-def test_a_file_system_without_folder_sync_still_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "fsync", no_space)
-    checkpoint.fsync_folder(tmp_path)
-
-
 # --- which one to resume from ----------------------------------------------------------------------------------------
 
 
@@ -300,14 +243,6 @@ def test_no_checkpoint_at_all(tmp_path: Path):
     assert names(tmp_path) == []
     with pytest.raises(CheckpointError, match=r"expected a checkpoint to resume from.*start the run again"):
         newest_checkpoint(tmp_path)
-
-
-def test_only_stale_temporary_files_are_removed(tmp_path: Path):
-    save_step(tmp_path, 1)
-    (tmp_path / f".{LAST}.123.tmp").touch()
-    (tmp_path / "notes.tmp").touch()
-    remove_stale(tmp_path)
-    assert names(tmp_path) == [LAST, "notes.tmp"]
 
 
 def test_lightning_reads_and_writes_through_it(tmp_path: Path):

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
+from tunelab.atomic import write_text
 from tunelab.strict_json import finite
 from tunelab.training.checkpoint import BEST, LAST, keep_previous
 from tunelab.training.module import CausalLMModule
@@ -119,9 +120,7 @@ def drop_lines_after(path: Path, step: int) -> None:
             continue
         if record["step"] <= step:
             kept.append(line + "\n")
-    staging = path.with_name(f".{path.name}.tmp")
-    staging.write_text("".join(kept), encoding="utf-8")
-    staging.replace(path)
+    write_text(path, "".join(kept))
 
 
 class RunCheckpoint(pl.Callback):
