@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,25 +53,27 @@ def evaluate(
     settings = _settings(config, run, overrides)
     own = folder if folder and not config.adapter and run and settings == run.evaluation else None
     target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
-    console = RunConsole(target.path / "run.log")
     quiet_libraries()
-    run = _as_here(run, config, settings) if run else _run_config(config)
-    adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
-    prepared = prepare(run)
-    console.print(report_table(prepared.data.report))
-    examples = _examples(prepared, config.split)
-    base, tuned = _measure(run, prepared, adapter, examples, console, partial(refuse_unread_keys, config, overrides))
-    split = config.split.value
-    name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
-    if tuned.predictions:
-        models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
-        write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
-    metrics = {f"base/{split}/{key}": value for key, value in (base.metrics if base else {}).items()}
-    metrics |= {f"{split}/{key}": value for key, value in tuned.metrics.items()}
-    target.merge_metrics(metrics)
-    console.print(comparison_table(tuned.metrics, base.metrics if base else None))
-    console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
-    return metrics
+    with closing(RunConsole(target.path / "run.log")) as console:
+        run = _as_here(run, config, settings) if run else _run_config(config)
+        adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
+        prepared = prepare(run)
+        console.print(report_table(prepared.data.report))
+        examples = _examples(prepared, config.split)
+        base, tuned = _measure(
+            run, prepared, adapter, examples, console, partial(refuse_unread_keys, config, overrides)
+        )
+        split = config.split.value
+        name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
+        if tuned.predictions:
+            models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
+            write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
+        metrics = {f"base/{split}/{key}": value for key, value in (base.metrics if base else {}).items()}
+        metrics |= {f"{split}/{key}": value for key, value in tuned.metrics.items()}
+        target.merge_metrics(metrics)
+        console.print(comparison_table(tuned.metrics, base.metrics if base else None))
+        console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
+        return metrics
 
 
 def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence[str]) -> EvaluationConfig:

@@ -1,6 +1,7 @@
 """One run from configuration to result: prepare, load, measure the base, train, export, measure again."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,9 +71,9 @@ def fine_tune(
         Interrupted: a signal came; the run can be resumed.
     """
     is_main = process_rank() == 0
-    console = RunConsole(folder.path / "run.log", quiet=not is_main)
     quiet_libraries()
-    with recorded(folder, config, (Interrupted,), is_main):
+    log = closing(RunConsole(folder.path / "run.log", quiet=not is_main))
+    with log as console, recorded(folder, config, (Interrupted,), is_main):
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
