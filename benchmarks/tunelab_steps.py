@@ -16,8 +16,8 @@ from tunelab.data.datamodule import SftDataModule, StepPlan
 from tunelab.data.records import TokenizedExample
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
-from tunelab.training.callbacks import MetricsWriter
 from tunelab.training.doctor import choose_layout, diagnose
+from tunelab.training.figures import MetricsWriter
 from tunelab.training.module import CausalLMModule
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast, build_trainer, resolve_precision

@@ -30,18 +30,18 @@ from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.preflight import Prepared, TrainingPlan, build_adapter_config, fingerprints, plan_training, prepare
-from tunelab.run import RunFolder, provenance, recorded
+from tunelab.provenance import provenance
+from tunelab.run import RunFolder, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
     Interrupted,
-    MetricsWriter,
     OrderlyStop,
     QuietEarlyStopping,
     RunCheckpoint,
-    Samples,
     ValidateAtEnd,
 )
 from tunelab.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
+from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import build_loggers, log_result
 from tunelab.training.module import CausalLMModule

@@ -384,7 +384,7 @@ def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen
 # outside, the signal would come at another moment each time, or after the end.
 SIGNALLED = """
 import os, runpy, sys
-from tunelab.training.callbacks import MetricsWriter
+from tunelab.training.figures import MetricsWriter
 number, sys.argv = int(sys.argv[1]), sys.argv[2:]
 write = MetricsWriter._write
 def write_and_signal(self, trainer, metrics):
