@@ -1,6 +1,6 @@
 """One run from configuration to result: prepare, load, measure the base, train, export, measure again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +30,7 @@ from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.preflight import Prepared, TrainingPlan, build_adapter_config, fingerprints, plan_training, prepare
-from tunelab.provenance import provenance
+from tunelab.provenance import continued, doubts, provenance
 from tunelab.run import RunFolder, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
@@ -40,10 +40,10 @@ from tunelab.training.callbacks import (
     RunCheckpoint,
     ValidateAtEnd,
 )
-from tunelab.training.checkpoint import BEST, newest_checkpoint, read_checkpoint
+from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
-from tunelab.training.loggers import build_loggers, log_result
+from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, remember_ids
 from tunelab.training.module import CausalLMModule
 from tunelab.training.trainer import build_trainer
 
@@ -59,6 +59,7 @@ class Session:
     console: Console
     overrides: Sequence[str]  # as typed
     is_main: bool  # the process that writes, of those that train
+    resume_point: ResumePoint | None
 
 
 def fine_tune(
@@ -77,18 +78,12 @@ def fine_tune(
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
+            resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
             prepared = prepare(config)
-            session = Session(
-                config,
-                folder,
-                prepared,
-                plan_training(config, prepared, peft_config),
-                console,
-                overrides,
-                is_main,
-            )
-            loggers = build_loggers(config.logger, folder.path) if is_main else []
+            plan = plan_training(config, prepared, peft_config)
+            session = Session(config, folder, prepared, plan, console, overrides, is_main, resume_point)
             _show_and_save_preparation(session)
+            loggers = _loggers(session) if is_main else {}
         with folder.stage("load"):
             model = _load_model(session)
             measure = prove_shortcuts(config, session.prepared, model, console)
@@ -96,7 +91,7 @@ def fine_tune(
             folder.write_json("doctor.json", measure.diagnosis.to_dict())
         base = _measure_base(session, model, measure)
         with folder.stage("train"):
-            best_step = _train(session, model, measure, loggers, resuming)
+            best_step = _train(session, model, measure, loggers)
         if not is_main:
             return {}
         return _conclude(session, model, measure, loggers, base, best_step)
@@ -113,7 +108,40 @@ def _show_and_save_preparation(session: Session) -> None:
     )
     if session.is_main:
         folder.write_json("data_report.json", prepared.data.report.to_dict())
-        folder.write_json("provenance.json", provenance(session.overrides, fingerprints(session.config, prepared)))
+        _record_provenance(session)
+
+
+def _record_provenance(session: Session) -> None:
+    """Write where the result comes from, and say whether a resumed run ends with the bits of an uninterrupted one."""
+    config, prepared, folder, point = session.config, session.prepared, session.folder, session.resume_point
+    knobs = {"micro_batch_tokens": config.trainer.micro_batch_tokens, **to_plain(config.objective)}
+    place = {"device": prepared.device.type, "num_devices": config.trainer.devices, "memory_knobs": knobs}
+    record = provenance(session.overrides, {**place, **fingerprints(config, prepared)})
+    if point:
+        record = continued(folder.read_json("provenance.json"), record, point.step)
+    folder.write_json("provenance.json", record)
+    reasons = doubts(record)
+    exactness = "best-effort" if reasons else "bit-exact"
+    folder.summary.facts["reproducibility"] = exactness
+    if point:
+        for problem in point.problems:
+            session.console.print(f"passed over: {problem}")
+        session.console.print(f"resuming from {point.path}")
+    if point or reasons:
+        why = "; ".join(reasons) or "versions, hardware and settings are those recorded"
+        session.console.print(f"reproducibility: {exactness} ({why})")
+
+
+def _loggers(session: Session) -> dict[str, Logger]:
+    point, path = session.resume_point, session.folder.path
+    if point is None:
+        return build_loggers(session.config.logger, path)
+    remove_stale(path)
+    remove_stale(session.folder.checkpoints)
+    loggers = build_loggers(session.config.logger, path, point.step)
+    for line in limits_of_resuming(loggers, path):
+        session.console.print(line)
+    return loggers
 
 
 def _load_model(session: Session) -> CausalLM:
@@ -145,9 +173,7 @@ def _measure_base(session: Session, model: CausalLM, measure: Measurement) -> Sp
     return base
 
 
-def _train(
-    session: Session, model: CausalLM, measure: Measurement, loggers: list[Logger], resuming: bool
-) -> int | None:
+def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Mapping[str, Logger]) -> int | None:
     """Train, leave the best weights in `model`, and return the step they are from."""
     config, prepared, plan, folder = session.config, session.prepared, session.plan, session.folder
     module = CausalLMModule(
@@ -170,13 +196,14 @@ def _train(
             prepared.precision,
             val_every_steps=plan.val_every_steps,
             callbacks=_callbacks(session, measure, model, checkpoint, progress),
-            loggers=loggers,
+            loggers=list(loggers.values()),
             folder=str(folder.path),
         )
         validation = [example.tokenized for example in prepared.data.validation]
         refuse_unread_keys(config, session.overrides)  # set-up ends here
         data = SftDataModule(prepared.data.train, validation, plan.steps)
-        trainer.fit(module, data, ckpt_path=_checkpoint_to_resume(session) if resuming else None)
+        remember_ids(loggers, folder.path)
+        trainer.fit(module, data, ckpt_path=str(session.resume_point.path) if session.resume_point else None)
     folder.summary.facts["num_steps"] = trainer.global_step
     if trainer.global_step < plan.steps.total_steps:
         patience = config.trainer.early_stopping_patience
@@ -233,22 +260,11 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 
-def _checkpoint_to_resume(session: Session) -> str:
-    if session.is_main:
-        remove_stale(session.folder.path)
-        remove_stale(session.folder.checkpoints)
-    path, problems = newest_checkpoint(session.folder.checkpoints)
-    for problem in problems:
-        session.console.print(f"passed over: {problem}")
-    session.console.print(f"resuming from {path}")
-    return str(path)
-
-
 def _conclude(
     session: Session,
     model: CausalLM,
     measure: Measurement,
-    loggers: list[Logger],
+    loggers: Mapping[str, Logger],
     base: SplitEvaluation | None,
     best_step: int | None,
 ) -> dict[str, float]:
@@ -268,6 +284,6 @@ def _conclude(
             write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
     hyperparameters = {**to_plain(config), "peak_lr": session.plan.peak_lr}
-    log_result(loggers, hyperparameters, folder.summary.metrics, typed)
+    log_result(list(loggers.values()), hyperparameters, folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied
     return dict(folder.summary.metrics)

@@ -54,10 +54,14 @@ class RunFolder:
         """Write a JSON file whole or not at all; JSON knows no infinity and no nan, they become null."""
         atomic.write_json(self.path / name, content)
 
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What an earlier start of this run left in a JSON file; empty where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
     def read_summary(self) -> dict[str, Any]:
         """The summary an earlier start of this run left; empty where there is none."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return self.read_json("summary.json")
 
     def merge_metrics(self, metrics: dict[str, float]) -> None:
         """Add to (or replace in) the metrics of summary.json, and leave the rest of it as it is."""

@@ -15,6 +15,7 @@ from tunelab.training import checkpoint
 from tunelab.training.checkpoint import (
     LAST,
     PREVIOUS,
+    ResumePoint,
     SafetensorsCheckpointIO,
     keep_previous,
     newest_checkpoint,
@@ -216,7 +217,7 @@ def save_step(folder: Path, step: int) -> None:
 def test_the_last_is_the_newest_and_the_one_before_is_kept(tmp_path: Path):
     for step in (1, 2, 3):
         save_step(tmp_path, step)
-    assert newest_checkpoint(tmp_path) == (tmp_path / LAST, [])
+    assert newest_checkpoint(tmp_path) == ResumePoint(tmp_path / LAST, 3, [])
     assert [read_checkpoint(tmp_path / name)["global_step"] for name in (LAST, PREVIOUS)] == [3, 2]
     assert names(tmp_path) == [LAST, PREVIOUS]
 
@@ -227,7 +228,8 @@ def test_a_damaged_last_is_passed_over_and_named(tmp_path: Path):
     damaged = bytearray((tmp_path / LAST).read_bytes())
     (tmp_path / LAST).unlink()  # a new file: the old one may have a second name
     (tmp_path / LAST).write_bytes(damaged[:-9])
-    path, [problem] = newest_checkpoint(tmp_path)
+    point = newest_checkpoint(tmp_path)
+    path, [problem] = point.path, point.problems
     assert read_checkpoint(path)["global_step"] == 1
     assert problem.startswith(str(tmp_path / LAST))
 
@@ -235,7 +237,7 @@ def test_a_damaged_last_is_passed_over_and_named(tmp_path: Path):
 def test_a_kill_between_keeping_and_writing_leaves_a_last(tmp_path: Path):
     save_step(tmp_path, 1)
     keep_previous(tmp_path)
-    assert newest_checkpoint(tmp_path)[0] == tmp_path / LAST
+    assert newest_checkpoint(tmp_path).path == tmp_path / LAST
 
 
 def test_no_checkpoint_at_all(tmp_path: Path):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return _decode(json.loads(metadata["state"]), tensors)
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, list[str]]:
-    """Return the newest checkpoint of `folder` that verifies, and what is wrong with newer ones.
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """A checkpoint to go on from: its optimizer step, and what is wrong with newer ones."""
+
+    path: Path
+    step: int
+    problems: list[str]
+
+
+def newest_checkpoint(folder: Path) -> ResumePoint:
+    """Return the newest checkpoint of `folder` that verifies.
 
     Raises:
         CheckpointError: there is none.
@@ -88,8 +98,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, list[str]]:
     problems: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            read_checkpoint(folder / name)
-            return folder / name, problems
+            return ResumePoint(folder / name, read_checkpoint(folder / name)["global_step"], problems)
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(

@@ -1,5 +1,6 @@
 """What is seen of training while it goes: figures to files, loggers and the terminal, and sample completions."""
 
+import contextlib
 import json
 import resource
 import sys
@@ -105,17 +106,17 @@ def peak_memory() -> dict[str, float]:
 
 def drop_lines_after(path: Path, step: int) -> None:
     """Keep the lines of metrics.jsonl up to `step`; a line cut short by a kill is dropped too."""
-    if not path.exists():
-        return
-    kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+    if path.exists():
+        write_text(path, "".join(json.dumps(record) + "\n" for record in records_up_to(path, step)))
+
+
+def records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
+    """What metrics.jsonl holds of the steps up to `step`."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # cut short by a kill
+            records.append(json.loads(line))
+    return [record for record in records if record["step"] <= step]
 
 
 class Samples(pl.Callback):
