@@ -137,7 +137,7 @@ def _run_config(config: EvaluateConfig) -> RunConfig:
         data=config.data,
         trainer=config.trainer,
         evaluation=config.evaluation,
-        objective=ObjectiveConfig(name="sft"),
+        objective=ObjectiveConfig(),
     )
 
 

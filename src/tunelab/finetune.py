@@ -44,7 +44,7 @@ from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, re
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, remember_ids
-from tunelab.training.module import CausalLMModule
+from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.trainer import build_trainer
 
 
@@ -176,18 +176,16 @@ def _measure_base(session: Session, model: CausalLM, measure: Measurement) -> Sp
 def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Mapping[str, Logger]) -> int | None:
     """Train, leave the best weights in `model`, and return the step they are from."""
     config, prepared, plan, folder = session.config, session.prepared, session.plan, session.folder
-    module = CausalLMModule(
-        model,
-        measure.objective,
+    settings = StepSettings(
         config.optim,
         peak_lr=plan.peak_lr,
         total_steps=plan.steps.total_steps,
         seed=config.seed,
-        micro_batch_tokens=config.trainer.micro_batch_tokens,
         padded=measure.padded,
         pad_token_id=pad_token_id(prepared.tokenizer),
         scaled_gradients=prepared.precision is Precision.fp16,
     )
+    module = CausalLMModule(model, measure.objective, settings, config.trainer.micro_batch_tokens)
     checkpoint = RunCheckpoint(folder.checkpoints, config.trainer.checkpoint_every_steps, plan.validates_at)
     with ProgressReporter(session.console, plan.steps.total_steps) as progress:
         trainer = build_trainer(

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from tunelab.config import EvaluationConfig, RunConfig, mark_read
 from tunelab.data.records import EvaluationExample
-from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, evaluate_split, predict
+from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
 from tunelab.model.tokenizer import end_token_ids, token_id
@@ -33,10 +33,7 @@ class Measurement:
         """Loss, completions and scores of `model` on `examples`."""
         prepared = self.prepared
         with autocast(prepared.precision, prepared.device):
-            return evaluate_split(
-                model,
-                prepared.tokenizer,
-                examples,
+            settings = SplitSettings(
                 score_tokens=lambda batch: self.objective(model, batch),
                 padded=self.padded,
                 micro_batch_tokens=self.micro_batch_tokens,
@@ -44,6 +41,7 @@ class Measurement:
                 config=self.config,
                 end_token_ids=self.end_token_ids(model),
             )
+            return evaluate_split(model, prepared.tokenizer, examples, settings)
 
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""

@@ -1,6 +1,5 @@
 """Everything that can be wrong, checked before the weights are loaded: model, adapter, optimizer, device, data."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import Precision, Quantization, RunConfig, mark_read
+from tunelab.config import Objective, Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError
+from tunelab.hashing import file_sha256
 from tunelab.model.adapter import build_peft_config
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
@@ -21,6 +21,8 @@ from tunelab.model.tokenizer import load_tokenizer
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
+
+OBJECTIVES = {Objective.sft: SftObjective}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     device = resolve_device(config.trainer)
     precision = resolve_precision(config.trainer.precision, device)
-    objective = _objective(config)
+    objective = OBJECTIVES[config.objective.name](head_chunk_tokens=config.objective.head_chunk_tokens)
     tokenizer = load_tokenizer(config.model)
     architecture = check_base_model(config.model, len(tokenizer))
     data = prepare_data(config.data, tokenizer)
@@ -119,15 +121,9 @@ def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
         "base_model": {
             "path": config.model.path,
             "revision": config.model.revision,
-            "sha256": {file.name: _sha256(file) for file in files},
+            "sha256": {file.name: file_sha256(file) for file in files},
         },
     }
-
-
-def _objective(config: RunConfig) -> SftObjective:
-    if config.objective.name != "sft":
-        raise ConfigError(f"objective.name: expected 'sft', found {config.objective.name!r}; set objective=sft.")
-    return SftObjective(head_chunk_tokens=config.objective.head_chunk_tokens)
 
 
 def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
@@ -142,8 +138,3 @@ def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) ->
     if not has_validation:
         return None
     return min(config.trainer.val_every_steps or max(1, plan.total_steps // 5), plan.total_steps)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
