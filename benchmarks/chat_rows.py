@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 from workload import ALPACA, GSM8K, PROBABILITIES, Lengths
 
-TOKENS_PER_PIECE = 1.35  # a piece is a word or a number with what stands before it; measured on these rows
+TOKENS_PER_PIECE = 1.8  # a piece is a word or a number with what stands behind it; measured on these rows
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
@@ -31,11 +31,11 @@ def make_words(num_words: int, seed: int) -> list[str]:
     """Different words of one to five syllables; the earlier (the more frequent), the shorter."""
     generator = np.random.Generator(np.random.Philox(seed))
     onsets = [*"bcdfghjklmnprstvw", "st", "tr", "pl", "ch", "sh", "th", "br", "cr", "gr"]
-    vowels, codas = [*"aeiou", "ea", "ou"], ["", *"nrlst"]
+    vowels, codas = [*"aeiou", "ea", "ou"], ["", "", "", *"nrlst"]
     syllables = [onset + vowel + coda for onset in onsets for vowel in vowels for coda in codas]
     words: dict[str, None] = {}
     while len(words) < num_words:
-        length = 1 + min(int(generator.poisson(0.2 + 0.4 * np.log10(1 + len(words) / 20))), 4)
+        length = 1 + min(int(generator.poisson(0.4 * np.log10(1 + len(words) / 100))), 4)
         words.setdefault("".join(syllables[i] for i in generator.integers(len(syllables), size=length)))
     return list(words)
 

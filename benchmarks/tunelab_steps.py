@@ -16,9 +16,9 @@ from tunelab.data.datamodule import SftDataModule, StepPlan
 from tunelab.data.records import TokenizedExample
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
-from tunelab.training.callbacks import MetricsWriter
 from tunelab.training.doctor import choose_layout, diagnose
-from tunelab.training.module import CausalLMModule
+from tunelab.training.figures import MetricsWriter
+from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast, build_trainer, resolve_precision
 
@@ -93,19 +93,17 @@ def time_steps(
     padded = choose_layout(Attention.auto, diagnosis.padding_free)
     if not padded:
         base_of(model).set_attn_implementation(VARLEN)
-    objective = SftObjective(ObjectiveConfig(name="sft").head_chunk_tokens, diagnosis.fused_head.holds)
-    module = CausalLMModule(
-        model,
-        objective,
+    objective = SftObjective(ObjectiveConfig().head_chunk_tokens, diagnosis.fused_head.holds)
+    settings = StepSettings(
         optim_config(),
         peak_lr=lr,
         total_steps=plan.total_steps,
         seed=plan.seed,
-        micro_batch_tokens=config.micro_batch_tokens,
         padded=padded,
         pad_token_id=0,
         scaled_gradients=precision is Precision.fp16,
     )
+    module = CausalLMModule(model, objective, settings, config.micro_batch_tokens)
     stopwatch = Stopwatch(device, on_end)
     folder.mkdir(parents=True, exist_ok=True)
     writer = MetricsWriter(

@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tunelab.compose import prepare_arguments, to_config
 from tunelab.config import EvaluateConfig, RunConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -86,6 +83,11 @@ def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def compose_config() -> Callable[..., Any]:
     """Compose what `python train.py <overrides>` would, into plain dataclasses."""
+
+    from hydra import compose, initialize_config_dir  # here: the machine of tests/gpu has no Hydra
+    from hydra.core.config_store import ConfigStore
+
+    from tunelab.compose import prepare_arguments, to_config
 
     def composed(*overrides: str, command: str = "train", folder: Path = REPOSITORY / "conf") -> Any:
         ConfigStore.instance().store(name="run_schema", node=RunConfig)

@@ -47,7 +47,7 @@ def test_help_and_the_whole_configuration_need_no_torch(quiet_environment, tmp_p
         "python evaluate.py adapter=",
     ):
         assert shown in done.stdout, shown
-    printed = yaml.safe_load(done.stdout.rpartition("IMPORTED")[0].rpartition("]\n")[2])
+    printed = yaml.safe_load(done.stdout.split("IMPORTED")[2].partition("\n")[2])
     assert printed["trainer"]["max_epochs"] == 1  # conf/data/tickets.yaml
     assert printed["data"]["over_length"] == "truncate_prompt"
     assert list(tmp_path.iterdir()) == []

@@ -276,9 +276,8 @@ def test_a_wrong_type_names_the_key(override: str, key: str, compose_config):
 
 
 def test_a_missing_value_says_what_to_set(compose_config):
-    assert explanation(compose_config, "data=file") == (
-        "data.path: expected a value, found none; set data.path=<value>."
-    )
+    with pytest.raises(ConfigError, match=r"^model\.path: expected a value, found none; set model\.path=<value>\.$"):
+        compose_config("model.path=???")
 
 
 def test_a_saved_config_that_does_not_fit_is_refused(compose_config, tmp_path: Path):

@@ -127,39 +127,6 @@ def test_metrics_are_merged_into_what_is_there(tmp_path: Path):
     assert read(folder) == {"status": "finished", "metrics": {"a": 1, "b": 3, "c": 4}}
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = RunFolder(tmp_path)
-    folder.write_text("summary.json", "old")
-
-    def fail(self, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError):
-        folder.write_text("summary.json", "new")
-    assert (tmp_path / "summary.json").read_text(encoding="utf-8") == "old"
-
-
-def test_provenance_says_where_a_result_came_from():
-    found = run.provenance(["seed=1"], {"data_sha256": {"a": "b"}})
-    assert found["command"][1:] == ["seed=1"]
-    assert datetime.datetime.fromisoformat(found["started"]).tzinfo is not None
-    assert set(found["packages"]) >= {"tunelab", "torch", "transformers", "peft"}
-    assert None not in found["packages"].values()
-    assert found["hardware"]["cpu_capability"]
-    assert found["data_sha256"] == {"a": "b"}
-    assert re.fullmatch(r"3\.\d+\.\d+\S*", found["python"])
-    json.dumps(found)
-
-
-def test_without_git_provenance_says_so(monkeypatch: pytest.MonkeyPatch):
-    def missing(*args, **kwargs):
-        raise FileNotFoundError("git")
-
-    monkeypatch.setattr(run.subprocess, "run", missing)
-    assert run.provenance([], {})["git"] is None
-
-
 def test_a_resumed_run_takes_memory_knobs_only():
     saved, given = RunConfig(seed=3), RunConfig()
     given.trainer.micro_batch_tokens = 64

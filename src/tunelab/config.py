@@ -298,11 +298,17 @@ class OptimConfig(Section):
         _require(norm is None or norm > 0, "optim.max_grad_norm", "null or above 0", norm)
 
 
+class Objective(Enum):
+    """`sft`: supervised fine-tuning, cross-entropy on the response tokens."""
+
+    sft = "sft"
+
+
 @dataclass(kw_only=True)
 class ObjectiveConfig(Section):
     """What is minimised."""
 
-    name: str = MISSING
+    name: Objective = Objective.sft
     head_chunk_tokens: int = 512  # supervised tokens projected on the vocabulary at a time (memory knob)
 
     def __post_init__(self) -> None:

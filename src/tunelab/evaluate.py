@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,13 @@ from tunelab.evaluation.reporting import comparison_table, write_predictions
 from tunelab.measuring import prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
-    adapter_disabled,
     is_adapter_folder,
     load_adapter,
+    ready_for_adapter,
     skip_input_casts,
 )
 from tunelab.model.loading import load_base_model
-from tunelab.preflight import Prepared, prepare
+from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.terminal import RunConsole, quiet_libraries
 
@@ -52,25 +53,27 @@ def evaluate(
     settings = _settings(config, run, overrides)
     own = folder if folder and not config.adapter and run and settings == run.evaluation else None
     target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
-    console = RunConsole(target.path / "run.log")
     quiet_libraries()
-    run = _as_here(run, config, settings) if run else _run_config(config)
-    adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
-    prepared = prepare(run)
-    console.print(report_table(prepared.data.report))
-    examples = _examples(prepared, config.split)
-    base, tuned = _measure(run, prepared, adapter, examples, console, partial(refuse_unread_keys, config, overrides))
-    split = config.split.value
-    name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
-    if tuned.predictions:
-        models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
-        write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
-    metrics = {f"base/{split}/{key}": value for key, value in (base.metrics if base else {}).items()}
-    metrics |= {f"{split}/{key}": value for key, value in tuned.metrics.items()}
-    target.merge_metrics(metrics)
-    console.print(comparison_table(tuned.metrics, base.metrics if base else None))
-    console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
-    return metrics
+    with closing(RunConsole(target.path / "run.log")) as console:
+        run = _as_here(run, config, settings) if run else _run_config(config)
+        adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
+        prepared = prepare(run)
+        console.print(report_table(prepared.data.report))
+        examples = _examples(prepared, config.split)
+        base, tuned = _measure(
+            run, prepared, adapter, examples, console, partial(refuse_unread_keys, config, overrides)
+        )
+        split = config.split.value
+        name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
+        if tuned.predictions:
+            models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
+            write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
+        metrics = {f"base/{split}/{key}": value for key, value in (base.metrics if base else {}).items()}
+        metrics |= {f"{split}/{key}": value for key, value in tuned.metrics.items()}
+        target.merge_metrics(metrics)
+        console.print(comparison_table(tuned.metrics, base.metrics if base else None))
+        console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
+        return metrics
 
 
 def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence[str]) -> EvaluationConfig:
@@ -95,7 +98,7 @@ def _measure(
     run: RunConfig,
     prepared: Prepared,
     adapter: Path,
-    examples: list[EvaluationExample],
+    examples: Sequence[EvaluationExample],
     console: Console,
     audit: Callable[[], None],
 ) -> tuple[SplitEvaluation | None, SplitEvaluation]:
@@ -103,6 +106,8 @@ def _measure(
     full = not is_adapter_folder(adapter)
     if full and not (adapter / "config.json").is_file():
         raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(adapter)!r}.")
+    mark_evaluation(run.evaluation, measures=True)
+    mark_read(run.trainer, "micro_batch_tokens")
     audit()
     if full:
         base = None
@@ -111,19 +116,17 @@ def _measure(
         # What was trained is float32, as it was while it trained.
         tuned = replace(run.model, path=str(adapter), revision=None, dtype=DType.float32)
         return base, _measure_one(load_base_model(tuned, prepared.device), run, prepared, examples, console)
-    model = load_adapter(load_base_model(run.model, prepared.device), adapter)
+    base_model = ready_for_adapter(load_base_model(run.model, prepared.device))
+    measure = prove_shortcuts(run, prepared, base_model, console)
+    base = measure(base_model, examples) if run.evaluation.base else None  # before the adapter: some change the base
+    model = load_adapter(base_model, adapter)
     if prepared.precision is not Precision.fp32:
         skip_input_casts(model)
-    measure = prove_shortcuts(run, prepared, model, console)
-    if not run.evaluation.base:
-        return None, measure(model, examples)
-    with adapter_disabled(model):
-        base = measure(model, examples)
     return base, measure(model, examples)
 
 
 def _measure_one(
-    model: CausalLM, run: RunConfig, prepared: Prepared, examples: list[EvaluationExample], console: Console
+    model: CausalLM, run: RunConfig, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
 ) -> SplitEvaluation:
     return prove_shortcuts(run, prepared, model, console)(model, examples)
 
@@ -134,11 +137,11 @@ def _run_config(config: EvaluateConfig) -> RunConfig:
         data=config.data,
         trainer=config.trainer,
         evaluation=config.evaluation,
-        objective=ObjectiveConfig(name="sft"),
+        objective=ObjectiveConfig(),
     )
 
 
-def _examples(prepared: Prepared, split: Split) -> list[EvaluationExample]:
+def _examples(prepared: Prepared, split: Split) -> Sequence[EvaluationExample]:
     data = prepared.data
     examples = data.test if split is Split.test else data.validation
     if not examples:

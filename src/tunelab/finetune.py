@@ -1,13 +1,16 @@
 """One run from configuration to result: prepare, load, measure the base, train, export, measure again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from rich.console import Console
+from transformers import PreTrainedModel
 
+from tunelab.atomic import remove_stale
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
@@ -20,30 +23,38 @@ from tunelab.evaluation.reporting import comparison_table, sample_completions, w
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
-    adapter_disabled,
     attach_adapter,
     count_parameters,
+    ready_for_adapter,
     skip_input_casts,
 )
 from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.preflight import Prepared, TrainingPlan, build_adapter_config, fingerprints, plan_training, prepare
-from tunelab.run import RunFolder, provenance, recorded
+from tunelab.preflight import (
+    Prepared,
+    TrainingPlan,
+    build_adapter_config,
+    fingerprints,
+    mark_read_later,
+    plan_training,
+    prepare,
+)
+from tunelab.provenance import continued, doubts, provenance
+from tunelab.run import RunFolder, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
     Interrupted,
-    MetricsWriter,
     OrderlyStop,
     QuietEarlyStopping,
     RunCheckpoint,
-    Samples,
     ValidateAtEnd,
 )
-from tunelab.training.checkpoint import BEST, newest_checkpoint, read_checkpoint, remove_stale
+from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, read_checkpoint
+from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
-from tunelab.training.loggers import build_loggers, log_result
-from tunelab.training.module import CausalLMModule
+from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, remember_ids
+from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.trainer import build_trainer
 
 
@@ -58,6 +69,7 @@ class Session:
     console: Console
     overrides: Sequence[str]  # as typed
     is_main: bool  # the process that writes, of those that train
+    resume_point: ResumePoint | None
 
 
 def fine_tune(
@@ -70,32 +82,29 @@ def fine_tune(
         Interrupted: a signal came; the run can be resumed.
     """
     is_main = process_rank() == 0
-    console = RunConsole(folder.path / "run.log", quiet=not is_main)
     quiet_libraries()
-    with recorded(folder, config, (Interrupted,), is_main):
+    log = closing(RunConsole(folder.path / "run.log", quiet=not is_main))
+    with log as console, recorded(folder, config, (Interrupted,), is_main):
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
+            resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
             prepared = prepare(config)
-            session = Session(
-                config,
-                folder,
-                prepared,
-                plan_training(config, prepared, peft_config),
-                console,
-                overrides,
-                is_main,
-            )
-            loggers = build_loggers(config.logger, folder.path) if is_main else []
+            plan = plan_training(config, prepared, peft_config)
+            session = Session(config, folder, prepared, plan, console, overrides, is_main, resume_point)
             _show_and_save_preparation(session)
+            mark_read_later(config, plan, prepared)
+            refuse_unread_keys(config, overrides)
+            loggers = _loggers(session) if is_main else {}
         with folder.stage("load"):
-            model = _load_model(session)
-            measure = prove_shortcuts(config, session.prepared, model, console)
+            base_model = _load_base(session)
+            measure = prove_shortcuts(config, prepared, base_model, console)
         if is_main:
             folder.write_json("doctor.json", measure.diagnosis.to_dict())
-        base = _measure_base(session, model, measure)
+        base = _measure_base(session, base_model, measure)  # now: some adapters change the base when they are attached
+        model = _attach(session, base_model)
         with folder.stage("train"):
-            best_step = _train(session, model, measure, loggers, resuming)
+            best_step = _train(session, model, measure, loggers)
         if not is_main:
             return {}
         return _conclude(session, model, measure, loggers, base, best_step)
@@ -113,16 +122,54 @@ def _show_and_save_preparation(session: Session) -> None:
     if session.is_main:
         folder.write_json("data_report.json", prepared.data.report.to_dict())
         folder.write_text("data_report.html", report_page(prepared.data.report))
-        folder.write_json("provenance.json", provenance(session.overrides, fingerprints(session.config, prepared)))
+        _record_provenance(session)
 
 
-def _load_model(session: Session) -> CausalLM:
-    config, prepared = session.config, session.prepared
-    base = load_base_model(config.model, prepared.device)
+def _record_provenance(session: Session) -> None:
+    """Write where the result comes from, and say whether a resumed run ends with the bits of an uninterrupted one."""
+    config, prepared, folder, point = session.config, session.prepared, session.folder, session.resume_point
+    knobs = {"micro_batch_tokens": config.trainer.micro_batch_tokens, **to_plain(config.objective)}
+    place = {"device": prepared.device.type, "num_devices": config.trainer.devices, "memory_knobs": knobs}
+    record = provenance(session.overrides, {**place, **fingerprints(config, prepared)})
+    if point:
+        record = continued(folder.read_json("provenance.json"), record, point.step)
+    folder.write_json("provenance.json", record)
+    reasons = doubts(record)
+    exactness = "best-effort" if reasons else "bit-exact"
+    folder.summary.facts["reproducibility"] = exactness
+    if point:
+        for problem in point.problems:
+            session.console.print(f"passed over: {problem}")
+        session.console.print(f"resuming from {point.path}")
+    if point or reasons:
+        why = "; ".join(reasons) or "versions, hardware and settings are those recorded"
+        session.console.print(f"reproducibility: {exactness} ({why})")
+
+
+def _loggers(session: Session) -> dict[str, Logger]:
+    point, path = session.resume_point, session.folder.path
+    if point is None:
+        return build_loggers(session.config.logger, path)
+    remove_stale(path)
+    remove_stale(session.folder.checkpoints)
+    loggers = build_loggers(session.config.logger, path, point.step)
+    for line in limits_of_resuming(loggers, path):
+        session.console.print(line)
+    return loggers
+
+
+def _load_base(session: Session) -> PreTrainedModel:
+    config = session.config
+    base = load_base_model(config.model, session.prepared.device)
     if config.trainer.gradient_checkpointing:
         enable_checkpointing(base)
+    return ready_for_adapter(base)
+
+
+def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
+    config = session.config
     model = attach_adapter(base, session.plan.peft_config, config.seed)
-    if prepared.precision is not Precision.fp32:
+    if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
@@ -134,34 +181,30 @@ def _load_model(session: Session) -> CausalLM:
     return model
 
 
-def _measure_base(session: Session, model: CausalLM, measure: Measurement) -> SplitEvaluation | None:
+def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement) -> SplitEvaluation | None:
     examples = session.prepared.data.test
     if not (session.config.evaluation.base and session.is_main and examples):
         return None
     status = session.console.status("measuring the base model")
-    with session.folder.stage("evaluate_base"), status, adapter_disabled(model):
+    with session.folder.stage("evaluate_base"), status:
         base = measure(model, examples)
     session.folder.summary.metrics |= {f"base/test/{key}": value for key, value in base.metrics.items()}
     return base
 
 
-def _train(
-    session: Session, model: CausalLM, measure: Measurement, loggers: list[Logger], resuming: bool
-) -> int | None:
+def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Mapping[str, Logger]) -> int | None:
     """Train, leave the best weights in `model`, and return the step they are from."""
     config, prepared, plan, folder = session.config, session.prepared, session.plan, session.folder
-    module = CausalLMModule(
-        model,
-        measure.objective,
+    settings = StepSettings(
         config.optim,
         peak_lr=plan.peak_lr,
         total_steps=plan.steps.total_steps,
         seed=config.seed,
-        micro_batch_tokens=config.trainer.micro_batch_tokens,
         padded=measure.padded,
         pad_token_id=pad_token_id(prepared.tokenizer),
         scaled_gradients=prepared.precision is Precision.fp16,
     )
+    module = CausalLMModule(model, measure.objective, settings, config.trainer.micro_batch_tokens)
     checkpoint = RunCheckpoint(folder.checkpoints, config.trainer.checkpoint_every_steps, plan.validates_at)
     with ProgressReporter(session.console, plan.steps.total_steps) as progress:
         trainer = build_trainer(
@@ -170,12 +213,12 @@ def _train(
             prepared.precision,
             val_every_steps=plan.val_every_steps,
             callbacks=_callbacks(session, measure, model, checkpoint, progress),
-            loggers=loggers,
+            loggers=list(loggers.values()),
             folder=str(folder.path),
         )
-        refuse_unread_keys(config, session.overrides)  # set-up ends here
         data = SftDataModule(prepared.data.train, prepared.data.validation.tokenized, plan.steps)
-        trainer.fit(module, data, ckpt_path=_checkpoint_to_resume(session) if resuming else None)
+        remember_ids(loggers, folder.path)
+        trainer.fit(module, data, ckpt_path=str(session.resume_point.path) if session.resume_point else None)
     folder.summary.facts["num_steps"] = trainer.global_step
     if trainer.global_step < plan.steps.total_steps:
         patience = config.trainer.early_stopping_patience
@@ -213,7 +256,8 @@ def _callbacks(
 
 def _show_samples(session: Session, measure: Measurement, model: CausalLM, trainer: pl.Trainer, step: int) -> None:
     """Complete a few validation prompts; to the terminal and to TensorBoard."""
-    examples = session.prepared.data.validation[: session.config.trainer.num_sample_completions]
+    samples = session.prepared.data.validation[: session.config.trainer.num_sample_completions]
+    examples = [example for example in samples if example.prompt_ids]  # a document has no prompt
     predictions = measure.predict(model, examples)
     session.console.print(sample_completions(predictions))
     for logger in trainer.loggers:
@@ -232,20 +276,11 @@ def _indented(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 
-def _checkpoint_to_resume(session: Session) -> str:
-    remove_stale(session.folder.checkpoints)
-    path, problems = newest_checkpoint(session.folder.checkpoints)
-    for problem in problems:
-        session.console.print(f"passed over: {problem}")
-    session.console.print(f"resuming from {path}")
-    return str(path)
-
-
 def _conclude(
     session: Session,
     model: CausalLM,
     measure: Measurement,
-    loggers: list[Logger],
+    loggers: Mapping[str, Logger],
     base: SplitEvaluation | None,
     best_step: int | None,
 ) -> dict[str, float]:
@@ -265,6 +300,6 @@ def _conclude(
             write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
     hyperparameters = {**to_plain(config), "peak_lr": session.plan.peak_lr}
-    log_result(loggers, hyperparameters, folder.summary.metrics, typed)
+    log_result(list(loggers.values()), hyperparameters, folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied
     return dict(folder.summary.metrics)

@@ -6,9 +6,9 @@ from functools import partial
 
 from rich.console import Console
 
-from tunelab.config import EvaluationConfig, RunConfig, mark_read
+from tunelab.config import EvaluationConfig, RunConfig
 from tunelab.data.records import EvaluationExample
-from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, evaluate_split, predict
+from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
 from tunelab.model.tokenizer import end_token_ids, token_id
@@ -33,10 +33,7 @@ class Measurement:
         """Loss, completions and scores of `model` on `examples`."""
         prepared = self.prepared
         with autocast(prepared.precision, prepared.device):
-            return evaluate_split(
-                model,
-                prepared.tokenizer,
-                examples,
+            settings = SplitSettings(
                 score_tokens=lambda batch: self.objective(model, batch),
                 padded=self.padded,
                 micro_batch_tokens=self.micro_batch_tokens,
@@ -44,6 +41,7 @@ class Measurement:
                 config=self.config,
                 end_token_ids=self.end_token_ids(model),
             )
+            return evaluate_split(model, prepared.tokenizer, examples, settings)
 
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""
@@ -70,7 +68,6 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
     padded = choose_layout(config.model.attention, diagnosis.padding_free)
     if not padded:
         base_of(model).set_attn_implementation(VARLEN)
-    _mark_settings(config.evaluation)
     layout = "right-padded" if padded else "padding-free"
     head = "of supervised positions, in chunks" if diagnosis.fused_head.holds else "of the model itself"
     console.print(
@@ -84,13 +81,6 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
         micro_batch_tokens=config.trainer.micro_batch_tokens,
         config=config.evaluation,
     )
-
-
-def _mark_settings(config: EvaluationConfig) -> None:
-    """Mark what measuring reads after the unread-key audit."""
-    mark_read(config, "max_examples")
-    if config.generate:
-        mark_read(config, "max_new_tokens", "generation_batch_tokens")
 
 
 def _because(check: Check) -> str:

@@ -1,6 +1,5 @@
 """Everything that can be wrong, checked before the weights are loaded: model, adapter, optimizer, device, data."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,11 @@ from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import Precision, Quantization, RunConfig, mark_read
+from tunelab.config import EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
+from tunelab.hashing import file_sha256
 from tunelab.model.adapter import build_peft_config
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
@@ -21,6 +21,8 @@ from tunelab.model.tokenizer import load_tokenizer
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
+
+OBJECTIVES = {Objective.sft: SftObjective}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     device = resolve_device(config.trainer)
     precision = resolve_precision(config.trainer.precision, device)
-    objective = _objective(config)
+    objective = OBJECTIVES[config.objective.name](head_chunk_tokens=config.objective.head_chunk_tokens)
     tokenizer = load_tokenizer(config.model)
     architecture = check_base_model(config.model, len(tokenizer))
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
@@ -98,6 +100,27 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     return TrainingPlan(peft_config, steps, peak_lr, _val_every_steps(config, steps, bool(prepared.data.validation)))
 
 
+def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:
+    """Count as read what is read only after the unread-key audit, which comes before the weights."""
+    mark_read(config.model, "dtype", "attention", "quantization")
+    if config.model.quantization is not Quantization.none:
+        mark_read(config.model, "double_quantization")
+    trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
+    if plan.val_every_steps is not None:
+        trainer += ["early_stopping_patience", "num_sample_completions"]
+    mark_read(config.trainer, *trainer)
+    mark_evaluation(config.evaluation, bool(prepared.data.test or prepared.data.validation))
+
+
+def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:
+    """Count as read what measuring will read, where there is something to measure."""
+    if not measures:
+        return
+    mark_read(config, "base", "generate", "max_examples")
+    if config.generate:
+        mark_read(config, "max_new_tokens", "generation_batch_tokens")
+
+
 def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     """What identifies data and base model in provenance.json."""
     data_sha256 = {source.name: source.sha256 for source in prepared.data.report.sources}
@@ -115,7 +138,7 @@ def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
         "base_model": {
             "path": config.model.path,
             "revision": config.model.revision,
-            "sha256": {file.name: _sha256(file) for file in files},
+            "sha256": {file.name: file_sha256(file) for file in files},
         },
     }
 
@@ -126,12 +149,6 @@ def _check_positions(num_positions: int | None, data: PreparedData) -> None:
             f"data.max_length: expected at most the {num_positions} positions of the base model, found an example of "
             f"{data.longest} tokens; set data.max_length={num_positions}."
         )
-
-
-def _objective(config: RunConfig) -> SftObjective:
-    if config.objective.name != "sft":
-        raise ConfigError(f"objective.name: expected 'sft', found {config.objective.name!r}; set objective=sft.")
-    return SftObjective(head_chunk_tokens=config.objective.head_chunk_tokens)
 
 
 def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
@@ -155,8 +172,3 @@ def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) ->
     if not has_validation:
         return None
     return min(config.trainer.val_every_steps or max(1, plan.total_steps // 5), plan.total_steps)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

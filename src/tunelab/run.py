@@ -3,13 +3,8 @@
 import contextlib
 import datetime
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import signal
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Generator, Sequence
@@ -18,21 +13,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tunelab import atomic
 from tunelab.config import RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError, TunelabError
-from tunelab.strict_json import finite
 
 SCHEMA_VERSION = 1
-PACKAGES = (
-    "tunelab",
-    "torch",
-    "transformers",
-    "peft",
-    "pytorch-lightning",
-    "bitsandbytes",
-    "hydra-core",
-    "tokenizers",
-)
 
 
 @dataclass(slots=True)
@@ -63,18 +48,20 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all."""
-        staging = self.path / f".{name}.tmp"
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(self.path / name)
+        atomic.write_text(self.path / name, text)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file whole or not at all; JSON knows no infinity and no nan, they become null."""
-        self.write_text(name, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        atomic.write_json(self.path / name, content)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What an earlier start of this run left in a JSON file; empty where there is none."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def read_summary(self) -> dict[str, Any]:
         """The summary an earlier start of this run left; empty where there is none."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return self.read_json("summary.json")
 
     def merge_metrics(self, metrics: dict[str, float]) -> None:
         """Add to (or replace in) the metrics of summary.json, and leave the rest of it as it is."""
@@ -224,19 +211,6 @@ def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | No
     }
 
 
-def provenance(overrides: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
-    """Where a result came from: command, code, versions, hardware. `facts` adds fingerprints of data and base model."""
-    return {
-        "command": [Path(sys.argv[0]).name, *overrides],
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git": _git(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "hardware": _hardware(),
-        **facts,
-    }
-
-
 def make_new_folder(wanted: Path) -> Path:
     """Create `wanted`, or the first free `wanted-2`, `wanted-3`, …: two runs never share a folder."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
@@ -248,38 +222,3 @@ def make_new_folder(wanted: Path) -> Path:
             return path
         except FileExistsError:
             number += 1
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and uncommitted changes of the code in use; None where it is not a git checkout."""
-
-    def ask(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD").strip(), "diff": ask("diff", "HEAD")}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _hardware() -> dict[str, Any]:
-    import torch
-
-    cuda = torch.cuda.is_available()
-    return {
-        "machine": platform.machine(),
-        "system": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # bit-exactness holds within one instruction set
-        "num_threads": torch.get_num_threads(),
-        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
-        "cuda": torch.version.cuda,
-    }

@@ -20,7 +20,10 @@ PLAIN_WIDTH = 110  # columns where the output is no terminal
 
 
 class RunConsole(Console):
-    """A console on standard output that also writes what it prints, without colour, to a log file."""
+    """A console on standard output that also writes what it prints, without colour, to a log file.
+
+    Use it within `contextlib.closing`; a console's own context is a buffer.
+    """
 
     def __init__(self, log: Path | None = None, quiet: bool = False) -> None:
         super().__init__(quiet=quiet, width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
@@ -30,6 +33,12 @@ class RunConsole(Console):
             self._log = Console(
                 file=file, width=PLAIN_WIDTH, highlight=False, markup=False, no_color=True, force_terminal=False
             )
+
+    def close(self) -> None:
+        """Close the log; what is printed afterwards shows here only."""
+        if self._log is not None:
+            self._log.file.close()
+            self._log = None
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print here and to the log."""

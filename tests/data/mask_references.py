@@ -54,7 +54,7 @@ def mistral_like(**options):
     )
     special = ["<unk>", *SPECIAL, "[INST]", "[/INST]", *(f"<0x{i:02X}>" for i in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    return _trained(backend, trainer, **options)
+    return _trained(backend, trainer, unk_token="<unk>", **options)
 
 
 def unigram(**options):
@@ -65,7 +65,7 @@ def unigram(**options):
     trainer = trainers.UnigramTrainer(
         vocab_size=60, unk_token="<unk>", special_tokens=["<unk>", *SPECIAL], show_progress=False
     )
-    return _trained(backend, trainer, **options)
+    return _trained(backend, trainer, unk_token="<unk>", **options)
 
 
 def word_piece(**options):
@@ -75,7 +75,7 @@ def word_piece(**options):
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=["<unk>", *SPECIAL], show_progress=False)
-    return _trained(backend, trainer, **options)
+    return _trained(backend, trainer, unk_token="<unk>", **options)
 
 
 def phi_like(**options):
@@ -144,8 +144,12 @@ def slow_encoding(example: RenderedExample, tokenizer) -> tuple[list[int], list[
         return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     texts = [segment.text for segment in example.segments]
-    whole, heads = ids_of("".join(texts)), [ids_of("".join(texts[:i])) for i in range(1, len(texts))]
-    straddled = sum(whole[: len(head)] != head for head in heads)
+    befores = ["".join(texts[:i]) for i in range(1, len(texts))]
+    whole, heads = ids_of("".join(texts)), [ids_of(before) for before in befores]
+    straddled = sum(
+        whole[: len(head)] != head or (head[-1:] == [tokenizer.unk_token_id] and not before.endswith("<unk>"))
+        for head, before in zip(heads, befores, strict=True)
+    )
     ends = [0, *map(len, heads), len(whole)]
     if straddled:
         guard = ids_of("\n")

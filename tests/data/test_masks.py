@@ -16,7 +16,7 @@ SPELLED = {"bytes", "byte-level BPE", "byte-level BPE of words", "Llama 3", "Qwe
 SPELLED |= {"Llama 2", "Mistral", "unigram", "Phi"}
 
 PIECES = st.sampled_from(
-    [*"ab 1\n.<|>/é🙂日", "e\u0301", "  ", "the ", "<|end|>", "<|start|>", "</s>", "<s>", "[/INST]", "▁"]
+    [*"ab 1\n.<|>/é🙂日", "e\u0301", "  ", "the ", "<|end|>", "<|start|>", "</s>", "<s>", "<unk>", "[/INST]", "▁"]
 )
 TEXT = st.lists(PIECES, max_size=6).map("".join)
 CONVERSATIONS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3)

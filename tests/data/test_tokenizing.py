@@ -91,6 +91,17 @@ def test_prompt_that_looks_ahead_at_the_answer():
     assert encoded.num_seams_apart == 1
 
 
+def test_unknown_token_that_straddles_the_seam_is_encoded_apart():
+    """Alone and together they look the same: the ids before the seam do begin the ids of the whole."""
+    tokenizer = KINDS["unigram"]()
+    unknown = tokenizer.unk_token_id
+    assert tokenizer("aX")["input_ids"][-1:] == tokenizer("aXY")["input_ids"][-1:] == [unknown]
+    encoded = encode_one(tokenizer, "aX", ["Y</s>"])
+    assert supervised(encoded)[-2:] == [unknown, tokenizer.eos_token_id]
+    assert encoded.num_seams_apart == 1
+    assert encode_one(tokenizer, "a<unk>", ["Y</s>"]).num_seams_apart == 0
+
+
 def test_only_the_examples_concerned_are_encoded_apart():
     tokenizer = byte_level(merges=(("a", "b"),))
     results = encode([example_of("ca", ["b"]), example_of("cab", ["ab"]), example_of("c", ["ab"])], tokenizer, False)
@@ -230,7 +241,7 @@ def test_a_misread_vocabulary_costs_speed_only(monkeypatch):
 
 def test_a_token_on_both_sides_of_a_seam_stops(monkeypatch):
     tokenizer = byte_level(merges=(("a", "b"),))
-    monkeypatch.setattr(counting, "_ends", lambda whole, heads, encoded: [1])
+    monkeypatch.setattr(counting, "_ends", lambda *_: [1])
     with pytest.raises(
         DataError, match=r"difference at token 1 .* by their number 'c\[ab\]', by the bytes they spell 'cab'"
     ):
@@ -344,7 +355,7 @@ def test_ids_that_are_given_are_taken():
     assert (encoded.origin, encoded.num_seams_apart, encoded.windowed) == ("a.parquet:2", 0, False)
 
 
-@pytest.mark.parametrize("wrong", [261, -1, 2**40])
+@pytest.mark.parametrize("wrong", [261, -1, 2**70])
 def test_an_id_outside_the_vocabulary_is_refused(wrong):
     sequence = TokenSequence((5, wrong), (False, True), "a.parquet:2")
     with pytest.raises(DataError, match=rf"^a\.parquet:2: expected ids from 0 to 260, .* found {wrong} at position 1;"):

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tunelab.config import EvaluationConfig, read_keys
 from tunelab.data.records import IGNORE_INDEX, EvaluationExample, MicroBatch, TokenizedExample
 from tunelab.evaluation import evaluating
-from tunelab.evaluation.evaluating import SplitEvaluation, evaluate_split, predict
+from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.evaluation.generating import Completion
 from tunelab.evaluation.sums import TokenSums
 
@@ -62,9 +62,13 @@ def score_with(model: LlamaForCausalLM):
 
 
 def evaluate(model, tokenizer, examples, budget: int = 100, **config) -> SplitEvaluation:
-    return evaluate_split(
-        model, tokenizer, examples, score_tokens=score_with(model), padded=True, micro_batch_tokens=budget,
-        device=torch.device("cpu"), config=EvaluationConfig(**config), end_token_ids=[END],
+    return evaluate_split(model, tokenizer, examples, settings_for(model, budget, EvaluationConfig(**config)))
+
+
+def settings_for(model, budget: int, config: EvaluationConfig) -> SplitSettings:
+    return SplitSettings(
+        score_tokens=score_with(model), padded=True, micro_batch_tokens=budget, device=torch.device("cpu"),
+        config=config, end_token_ids=[END],
     )  # fmt: skip
 
 
@@ -128,10 +132,7 @@ def test_max_examples(model, tokenizer):
 def test_keys_are_read_only_where_they_matter(model, tokenizer, generate: bool):
     config = EvaluationConfig(generate=generate, max_new_tokens=2)
     object.__getattribute__(config, "__dict__")["_read"] = set()  # the checks of the config read them too
-    evaluate_split(
-        model, tokenizer, make_examples(tokenizer, ["a"]), score_tokens=score_with(model), padded=True,
-        micro_batch_tokens=64, device=torch.device("cpu"), config=config, end_token_ids=[END],
-    )  # fmt: skip
+    evaluate_split(model, tokenizer, make_examples(tokenizer, ["a"]), settings_for(model, 64, config))
     only_to_generate = {"max_new_tokens", "generation_batch_tokens"}
     assert read_keys(config) == {"generate", "max_examples"} | (only_to_generate if generate else set())
 

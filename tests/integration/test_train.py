@@ -1,8 +1,10 @@
 """Whole runs, on the smallest model: what they leave, how they stop, and what does not change their result."""
 
+import csv
 import json
 import math
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tunelab import worker
 from tunelab.audit import refuse_unread_keys
@@ -352,7 +355,75 @@ def test_a_run_that_died_is_resumed_to_the_same_bits(
     run(*overrides, folder=folder, resuming=True)
     assert same_weights(folder, reference)
     assert losses(folder) == losses(reference)
+    assert folder.read_summary()["reproducibility"] == "bit-exact"
+    assert "reproducibility: bit-exact (" in (tmp_path / "run.log").read_text(encoding="utf-8")
+    [later] = folder.read_json("provenance.json")["resumed"]
+    assert later["step"] == step
     assert f"resuming from {folder.checkpoints}" in (tmp_path / "run.log").read_text(encoding="utf-8").replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "kind", [["trainer.precision=bf16"], ["trainer.precision=fp16"], ["peft=qlora"], ["peft=none", "~peft.r"]]
+)
+def test_every_kind_of_run_is_resumed_to_the_same_bits(
+    kind: list[str], run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where this was not seen, a run must not say `bit-exact`."""
+
+    def die() -> None:
+        raise Killed
+
+    folder = RunFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_when(patch, 4, die)
+        with pytest.raises(Killed):
+            run(*kind, folder=folder)
+    run(*kind, folder=folder, resuming=True)
+    assert same_weights(folder, run(*kind))
+    assert folder.read_summary()["reproducibility"] == "bit-exact"
+
+
+def test_a_resumed_run_logs_every_step_once(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def die() -> None:
+        raise Killed
+
+    overrides, folder = ("logger=[tensorboard,csv]", "trainer.checkpoint_every_steps=2"), RunFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        stop_when(patch, 5, die)  # after step 5; the checkpoint is of step 4
+        with pytest.raises(Killed):
+            run(*overrides, folder=folder)
+    run(*overrides, folder=folder, resuming=True)
+    with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["train/loss"]] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["step"] for row in rows if row["val/loss"]] == ["3", "6"]
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("changed", ["data", "model"])
+def test_a_run_is_not_resumed_on_other_data_or_another_model(
+    changed: str, run: Runner, model_folder: Path, data_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def die() -> None:
+        raise Killed
+
+    data, model, folder = tmp_path / "rows.jsonl", tmp_path / "base", RunFolder(tmp_path / "run")
+    shutil.copy(data_file, data)
+    shutil.copytree(model_folder, model)
+    folder.path.mkdir()
+    overrides = (f"data.path={data}", f"model.path={model}", "trainer.checkpoint_every_steps=1")
+    with monkeypatch.context() as patch:
+        stop_when(patch, 2, die)
+        with pytest.raises(Killed):
+            run(*overrides, folder=folder)
+    recorded = folder.read_json("provenance.json")
+    with (data if changed == "data" else model / "config.json").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    with pytest.raises(TunelabError, match=rf"^{changed}: expected what this run was started with, found .* changed"):
+        run(*overrides, folder=folder, resuming=True)
+    assert folder.read_json("provenance.json") == recorded
 
 
 def test_a_damaged_checkpoint_is_passed_over(
@@ -384,7 +455,7 @@ def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen
 # outside, the signal would come at another moment each time, or after the end.
 SIGNALLED = """
 import os, runpy, sys
-from tunelab.training.callbacks import MetricsWriter
+from tunelab.training.figures import MetricsWriter
 number, sys.argv = int(sys.argv[1]), sys.argv[2:]
 write = MetricsWriter._write
 def write_and_signal(self, trainer, metrics):

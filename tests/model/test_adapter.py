@@ -11,7 +11,6 @@ from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError
 from tunelab.model.adapter import (
     ParameterCount,
-    adapter_disabled,
     attach_adapter,
     base_of,
     build_peft_config,
@@ -50,8 +49,6 @@ def test_full_fine_tuning_trains_everything(base):
     assert count_parameters(model) == ParameterCount(total, total)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert base_of(model) is model
-    with adapter_disabled(model):
-        pass
 
 
 def test_the_seed_decides_where_training_starts(model_folder: Path):
@@ -74,7 +71,7 @@ def test_a_fresh_adapter_changes_nothing(base):
             if "lora_B" in name:
                 parameter.fill_(0.1)
         assert not torch.allclose(model(IDS).logits, before)
-        with adapter_disabled(model):
+        with model.disable_adapter():
             assert torch.equal(model(IDS).logits, before)
 
 

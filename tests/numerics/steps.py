@@ -14,7 +14,7 @@ from tunelab.data.datamodule import SftDataModule, StepPlan
 from tunelab.data.records import TokenizedExample
 from tunelab.model.adapter import CausalLM, attach_adapter, base_of
 from tunelab.model.attention import VARLEN
-from tunelab.training.module import CausalLMModule
+from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import build_trainer
 
@@ -63,17 +63,16 @@ def train(
     plan = StepPlan.create(len(examples), batch_size, seed=3, max_epochs=0, max_steps=num_steps)
     if not padded:
         base_of(model).set_attn_implementation(VARLEN)
-    module = CausalLMModule(
-        model,
-        SftObjective(head_chunk_tokens=16, fused_head=fused_head),
+    settings = StepSettings(
         OptimConfig(optimizer={"_target_": optimizer}, schedule=Schedule.linear, max_grad_norm=1.0),
         peak_lr=lr,
         total_steps=num_steps,
         seed=0,
-        micro_batch_tokens=micro_batch_tokens,
         padded=padded,
         pad_token_id=0,
     )
+    objective = SftObjective(head_chunk_tokens=16, fused_head=fused_head)
+    module = CausalLMModule(model, objective, settings, micro_batch_tokens)
     figures: list[dict[str, Any]] = []
 
     class Figures(pl.Callback):

@@ -1,7 +1,6 @@
 """Checkpoints: what goes in comes out, and nothing that is damaged is believed."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from tunelab.training import checkpoint
 from tunelab.training.checkpoint import (
     LAST,
     PREVIOUS,
+    ResumePoint,
     SafetensorsCheckpointIO,
     keep_previous,
     newest_checkpoint,
     read_checkpoint,
-    remove_stale,
     write_checkpoint,
 )
 
@@ -207,61 +206,6 @@ def test_a_missing_file_is_named(tmp_path: Path):
         read_checkpoint(tmp_path / LAST)
 
 
-# --- atomic ----------------------------------------------------------------------------------------------------------
-
-
-def no_space(*args: Any, **kwargs: Any) -> None:
-    raise OSError(28, "No space left on device")
-
-
-class FullDisk:
-    """A file that takes half of what it is given."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def __enter__(self) -> "FullDisk":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, content: bytes) -> None:
-        self._file.write(content[: len(content) // 2])
-        no_space()
-
-
-@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
-def test_a_failure_while_saving_leaves_the_old_file(failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_checkpoint(SMALL, tmp_path / LAST)
-    if failing == "write":
-        opened = Path.open
-        monkeypatch.setattr(Path, "open", lambda self, *a, **k: FullDisk(opened(self, *a, **k)))
-    elif failing == "fsync":
-        monkeypatch.setattr(os, "fsync", no_space)
-    else:
-        monkeypatch.setattr(Path, "replace", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        write_checkpoint({**SMALL, "global_step": 8}, tmp_path / LAST)
-    monkeypatch.undo()
-    assert same(read_checkpoint(tmp_path / LAST), SMALL)
-    assert names(tmp_path) == [LAST]
-
-
-def test_the_new_file_is_on_disk_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    order: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("fsync"), fsync(descriptor))[1])
-    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append("replace"), replace(self, to))[1])
-    write_checkpoint(SMALL, tmp_path / LAST)
-    assert order == ["fsync", "replace", "fsync"]  # the file, its name, the folder
-
-
-def test_a_file_system_without_folder_sync_still_saves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "fsync", no_space)
-    checkpoint.fsync_folder(tmp_path)
-
-
 # --- which one to resume from ----------------------------------------------------------------------------------------
 
 
@@ -273,7 +217,7 @@ def save_step(folder: Path, step: int) -> None:
 def test_the_last_is_the_newest_and_the_one_before_is_kept(tmp_path: Path):
     for step in (1, 2, 3):
         save_step(tmp_path, step)
-    assert newest_checkpoint(tmp_path) == (tmp_path / LAST, [])
+    assert newest_checkpoint(tmp_path) == ResumePoint(tmp_path / LAST, 3, [])
     assert [read_checkpoint(tmp_path / name)["global_step"] for name in (LAST, PREVIOUS)] == [3, 2]
     assert names(tmp_path) == [LAST, PREVIOUS]
 
@@ -284,7 +228,8 @@ def test_a_damaged_last_is_passed_over_and_named(tmp_path: Path):
     damaged = bytearray((tmp_path / LAST).read_bytes())
     (tmp_path / LAST).unlink()  # a new file: the old one may have a second name
     (tmp_path / LAST).write_bytes(damaged[:-9])
-    path, [problem] = newest_checkpoint(tmp_path)
+    point = newest_checkpoint(tmp_path)
+    path, [problem] = point.path, point.problems
     assert read_checkpoint(path)["global_step"] == 1
     assert problem.startswith(str(tmp_path / LAST))
 
@@ -292,7 +237,7 @@ def test_a_damaged_last_is_passed_over_and_named(tmp_path: Path):
 def test_a_kill_between_keeping_and_writing_leaves_a_last(tmp_path: Path):
     save_step(tmp_path, 1)
     keep_previous(tmp_path)
-    assert newest_checkpoint(tmp_path)[0] == tmp_path / LAST
+    assert newest_checkpoint(tmp_path).path == tmp_path / LAST
 
 
 def test_no_checkpoint_at_all(tmp_path: Path):
@@ -300,14 +245,6 @@ def test_no_checkpoint_at_all(tmp_path: Path):
     assert names(tmp_path) == []
     with pytest.raises(CheckpointError, match=r"expected a checkpoint to resume from.*start the run again"):
         newest_checkpoint(tmp_path)
-
-
-def test_only_stale_temporary_files_are_removed(tmp_path: Path):
-    save_step(tmp_path, 1)
-    (tmp_path / f".{LAST}.123.tmp").touch()
-    (tmp_path / "notes.tmp").touch()
-    remove_stale(tmp_path)
-    assert names(tmp_path) == [LAST, "notes.tmp"]
 
 
 def test_lightning_reads_and_writes_through_it(tmp_path: Path):

@@ -171,7 +171,7 @@ def test_a_model_that_sees_the_future_is_refused(examples):
     sizes = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings")}
     torch.manual_seed(0)
     both_ways = AutoModelForCausalLM.from_config(
-        BertConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, is_decoder=False)
+        BertConfig(**sizes, num_hidden_layers=2, num_attention_heads=4, is_decoder=False, initializer_range=0.3)
     )
     found = examine(both_ways, examples)
     assert not found.causal.holds

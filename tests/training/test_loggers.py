@@ -2,10 +2,11 @@
 
 import csv
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -13,7 +14,7 @@ from tunelab.config import to_plain
 from tunelab.errors import ConfigError
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
-from tunelab.training.loggers import build_loggers, flatten, log_result
+from tunelab.training.loggers import build_loggers, flatten, limits_of_resuming, log_result, remember_ids
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,6 @@ def events(logged: RunFolder) -> EventAccumulator:
 
 
 def test_event_files_hold_the_figures_of_metrics_jsonl(events: EventAccumulator, logged: RunFolder):
-    import json
-
     rows = [json.loads(line) for line in (logged.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for name in ("train/loss", "train/grad_norm", "train/lr", "val/loss", "val/perplexity", "perf/tokens_per_second"):
         expected = [(row["step"], row[name]) for row in rows if name in row]
@@ -71,11 +70,11 @@ def test_the_csv_file_holds_the_figures(logged: RunFolder):
 
 
 def test_no_logger_is_no_logger(tmp_path: Path):
-    assert build_loggers({}, tmp_path) == []
+    assert build_loggers({}, tmp_path) == {}
 
 
 def test_several_loggers_each_in_the_run_folder(compose_config, tmp_path: Path):
-    loggers = build_loggers(compose_config("logger=[tensorboard,csv]").logger, tmp_path)
+    loggers = build_loggers(compose_config("logger=[tensorboard,csv]").logger, tmp_path).values()
     assert [type(logger) for logger in loggers] == [TensorBoardLogger, CSVLogger]
     assert [Path(str(logger.log_dir)) for logger in loggers] == [tmp_path / "tensorboard", tmp_path / "csv"]
 
@@ -99,23 +98,78 @@ def test_an_unknown_argument_of_a_logger(compose_config, tmp_path: Path):
 def test_wandb_offline_stays_on_this_machine(compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    [logger] = build_loggers(compose_config("logger=wandb", "logger.wandb.offline=true").logger, tmp_path)
+    [logger] = build_loggers(compose_config("logger=wandb", "logger.wandb.offline=true").logger, tmp_path).values()
     logger.log_metrics({"train/loss": 1.5}, step=1)
     log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5}, [])
-    logger.experiment.finish()
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_mlflow_keeps_a_local_store(compose_config, tmp_path: Path):
     pytest.importorskip("sqlalchemy", reason="mlflow-skinny has no SQL store")
     pytest.importorskip("mlflow")
-    [logger] = build_loggers(compose_config("logger=mlflow").logger, tmp_path)
+    [logger] = build_loggers(compose_config("logger=mlflow").logger, tmp_path).values()
     logger.log_metrics({"train/loss": 1.5}, step=1)
     log_result([logger], {"optim": {"lr": 0.1}}, {"test/loss": 0.5}, [])
     assert (tmp_path / "mlflow.db").is_file()
     run = logger.experiment.get_run(logger.run_id)
     assert run.data.metrics == {"train/loss": 1.5, "test/loss": 0.5}
     assert run.data.params["optim.lr"] == "0.1"
+
+
+def test_a_resumed_csv_file_keeps_its_rows(compose_config, tmp_path: Path):
+    """Lightning's own logger deletes the file; and what it had not flushed when the run was killed is in it too."""
+    rows = [{"step": 1, "train/loss": 2.0}, {"step": 2, "train/loss": 1.0, "val/loss": None}, {"step": 3, "a": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "metrics.csv").write_text("step,train/loss\n1,2.0\n", encoding="utf-8")
+    loggers = build_loggers(compose_config("logger=csv").logger, tmp_path, resume_step=2)
+    loggers["csv"].log_metrics({"train/loss": 0.25}, step=3)
+    loggers["csv"].save()
+    with (tmp_path / "csv" / "metrics.csv").open(encoding="utf-8") as file:
+        found = [(row["step"], row["train/loss"]) for row in csv.DictReader(file)]
+    assert found == [("1", "2.0"), ("2", "1.0"), ("3", "0.25")]
+    assert limits_of_resuming(loggers, tmp_path) == []
+
+
+def test_resumed_event_files_show_a_step_once(compose_config, tmp_path: Path):
+    for resume_step, steps in ((None, (1, 2, 3, 4)), (2, (3, 4, 5))):
+        [logger] = build_loggers(compose_config("logger=tensorboard").logger, tmp_path, resume_step).values()
+        for step in steps:
+            logger.log_metrics({"train/loss": float(step)}, step=step)
+        logger.finalize("success")
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Scalars("train/loss")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_goes_on_with_the_same_run(
+    name: str, compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip(name)
+    pytest.importorskip("sqlalchemy", reason="mlflow-skinny has no SQL store")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    overrides = [f"logger={name}", *(["logger.wandb.offline=true"] if name == "wandb" else [])]
+    ids = []
+    for resume_step in (None, 1):
+        loggers = build_loggers(compose_config(*overrides).logger, tmp_path, resume_step)
+        remember_ids(loggers, tmp_path)
+        loggers[name].log_metrics({"train/loss": 0.5}, step=len(ids) + 1)
+        if isinstance(loggers[name], WandbLogger):
+            loggers[name].experiment.finish()
+        ids.append(loggers[name].version if name == "wandb" else loggers[name].run_id)
+    assert ids[0] == ids[1] == json.loads((tmp_path / "loggers.json").read_text(encoding="utf-8"))[name]
+    [line] = limits_of_resuming(loggers, tmp_path)
+    assert line == f"logger {name}: run {ids[0]} goes on; steps after the checkpoint show twice in it"
+    if name == "mlflow":
+        history = loggers[name].experiment.get_metric_history(ids[0], "train/loss")
+        assert [metric.step for metric in history] == [1, 2]
+
+
+def test_a_tracker_without_a_recorded_run_says_that_it_begins_another(compose_config, tmp_path: Path):
+    pytest.importorskip("wandb")
+    loggers = build_loggers(compose_config("logger=wandb", "logger.wandb.offline=true").logger, tmp_path, 3)
+    assert limits_of_resuming(loggers, tmp_path) == ["logger wandb: cannot continue its run, and begins a second one"]
 
 
 def test_the_result_reaches_every_logger():

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from tunelab.errors import DataError
+from tunelab.hashing import file_sha256
 
 _MANIFEST = "manifest.json"
 _NUM_KEPT = 20  # entries of a cache folder; the longest unused go first
@@ -23,7 +24,7 @@ Build = Callable[[Path], dict[str, Any]]  # fills an empty folder and returns fa
 
 def cache_key(**parts: Any) -> str:
     """Return the name of the entry that depends on `parts` (JSON values), this package's code and its libraries."""
-    code = {path.name: _sha256(path) for path in sorted(Path(__file__).parent.rglob("*.py"))}
+    code = {path.name: file_sha256(path) for path in sorted(Path(__file__).parent.rglob("*.py"))}
     libraries = {name: version(name) for name in ("transformers", "tokenizers", "jinja2", "numpy")}
     canonical = json.dumps([parts, code, libraries], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()[:32]
@@ -72,14 +73,14 @@ def _build(cache: Path, key: str, build: Build) -> dict[str, Any]:
         shutil.rmtree(stale, ignore_errors=True)
     with _staging(cache / f"{key}.{os.getpid()}.tmp") as folder:
         facts = json.loads(json.dumps(build(folder)))  # as it will be read back
-        files = {str(path.relative_to(folder)): _sha256(path) for path in folder.rglob("*") if path.is_file()}
+        files = {str(path.relative_to(folder)): file_sha256(path) for path in folder.rglob("*") if path.is_file()}
         (folder / _MANIFEST).write_text(json.dumps({"facts": facts, "sha256": files}), encoding="utf-8")
         folder.rename(cache / key)
     return facts
 
 
 @contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
+def _staging(folder: Path) -> Generator[Path]:
     folder.mkdir()
     try:
         yield folder
@@ -91,7 +92,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     """The facts of an entry, or None where a byte of it is not as it was written."""
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        sound = all(_sha256(folder / name) == digest for name, digest in manifest["sha256"].items())
+        sound = all(file_sha256(folder / name) == digest for name, digest in manifest["sha256"].items())
         return manifest["facts"] if sound else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -102,8 +103,3 @@ def _prune(cache: Path, key: str) -> None:
     entries = [folder for folder in cache.iterdir() if (folder / _MANIFEST).is_file() and folder.name != key]
     for folder in sorted(entries, key=lambda entry: -entry.stat().st_mtime)[_NUM_KEPT - 1 :]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

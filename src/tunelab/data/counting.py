@@ -10,7 +10,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from tunelab.data.records import RenderedExample
-from tunelab.data.upstream import added_token_settings, encode_texts
+from tunelab.data.upstream import added_token_settings, encode_texts, unknown_token
 
 _SHORT = 64  # characters: what a template writes before a response, worth remembering
 _MOST_REMEMBERED = 10_000
@@ -42,6 +42,7 @@ class SeamCounter:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._unknown = unknown_token(tokenizer)
         self._markers = _markers(tokenizer)
         self._marker_ids = np.array(sorted(self._markers.values()), dtype=np.int32)
         longest_first = sorted(self._markers, key=lambda text: (-len(text), text))
@@ -63,7 +64,7 @@ class SeamCounter:
         spots = self._spots(texts, wholes, flat)
         heads = [_heads(*each) for each in zip(rendered, texts, spots, strict=True)]
         encoded = self._encode(head.text for each in heads for head in each)
-        ends = [_ends(whole, each, encoded) for whole, each in zip(wholes, heads, strict=True)]
+        ends = [_ends(whole, each, encoded, self._unknown) for whole, each in zip(wholes, heads, strict=True)]
         straddled = [index for index, found in enumerate(ends) if None in found]
         apart = iter(_encode_apart(self._tokenizer, [rendered[index] for index in straddled]))
         return [
@@ -125,13 +126,19 @@ def _seams(example: RenderedExample) -> list[int]:
     return list(accumulate(len(segment.text) for segment in example.segments))[:-1]
 
 
-def _ends(whole: list[int], heads: list[_Head], encoded: dict[str, list[int]]) -> list[int | None]:
-    """How many tokens stand before each seam; None where a merge straddles it."""
+def _ends(
+    whole: list[int], heads: list[_Head], encoded: dict[str, list[int]], unknown: tuple[str, int] | None
+) -> list[int | None]:
+    """How many tokens stand before each seam; None where a merge straddles it.
+
+    It may also where the last of them is unknown: that token looks the same however far it reaches.
+    """
     ends: list[int | None] = []
     for head in heads:
         ids = encoded[head.text]
         end = head.position + len(ids)
-        ends.append(end if whole[head.position : end] == ids else None)
+        hidden = unknown is not None and ids[-1:] == [unknown[1]] and not head.text.endswith(unknown[0])
+        ends.append(end if whole[head.position : end] == ids and not hidden else None)
     return ends
 
 

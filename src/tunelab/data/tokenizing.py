@@ -87,14 +87,14 @@ def encode_stream(
 
 def from_ids(sequence: TokenSequence, tokenizer: PreTrainedTokenizerBase) -> EncodedExample:
     """Take ids as they are. Raises DataError for one that the tokenizer does not have."""
-    ids, size = np.array(sequence.input_ids, dtype=np.int64), len(tokenizer)
-    wrong = np.flatnonzero((ids < 0) | (ids >= size))
-    if wrong.size:
+    ids, size = sequence.input_ids, len(tokenizer)
+    if ids and not 0 <= min(ids) <= max(ids) < size:
+        position = next(index for index, token_id in enumerate(ids) if not 0 <= token_id < size)
         raise DataError(
             f"{sequence.origin}: expected ids from 0 to {size - 1}, the vocabulary of model.path, found "
-            f"{ids[wrong[0]]} at position {wrong[0]}; set model.path=<the model that the data was tokenized for>."
+            f"{ids[position]} at position {position}; set model.path=<the model that the data was tokenized for>."
         )
-    return EncodedExample(ids.astype(np.int32), np.array(sequence.loss_mask, dtype=bool), sequence.origin)
+    return EncodedExample(np.array(ids, dtype=np.int32), np.array(sequence.loss_mask, dtype=bool), sequence.origin)
 
 
 def _require_unicode(rendered: Sequence[RenderedExample], texts: Sequence[str]) -> None:

@@ -47,6 +47,12 @@ def bos_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return None if token_id is None else int(token_id)
 
 
+def unknown_token(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int] | None:
+    """Text and id of the token that stands for what the vocabulary does not have, if there is one."""
+    token, token_id = cast(Any, tokenizer).unk_token, cast(Any, tokenizer).unk_token_id
+    return None if token is None or token_id is None else (str(token), int(token_id))
+
+
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer, left to itself, begins every text with its beginning-of-sequence token."""
     ids: list[int] = tokenizer("a")["input_ids"]

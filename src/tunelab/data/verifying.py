@@ -99,7 +99,7 @@ def verify(batch: Batch, speller: Speller | None, tokenizer: PreTrainedTokenizer
         spelled = sorted(set(range(len(batch.rendered))) - set(unspelled))
         if spelled:
             verify(batch.take(spelled), speller, tokenizer)
-    verify_by_offsets(batch.take(unspelled), tokenizer)
+    _verify_by_offsets(batch.take(unspelled), tokenizer)
 
 
 def _verify_ends(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -140,7 +140,7 @@ def _verify_by_spelling(batch: Batch, letters: bytes, ends: Indices, tokenizer: 
             _raise_not_found(example, trained, letters[begin:end].decode(errors="replace"))
 
 
-def verify_by_offsets(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
+def _verify_by_offsets(batch: Batch, tokenizer: PreTrainedTokenizerBase) -> None:
     """As `verify`, by the character offsets that the tokenizer gives with a second encoding.
 
     The segments that were encoded apart have ids of their own, of which only the decoded text is looked at.

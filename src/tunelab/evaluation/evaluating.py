@@ -43,37 +43,44 @@ class SplitEvaluation:
     predictions: list[Prediction]
 
 
+@dataclass(frozen=True, slots=True)
+class SplitSettings:
+    """How a split is measured.
+
+    `score_tokens` runs the model on one micro-batch (on `device`, of at most `micro_batch_tokens` positions).
+    """
+
+    score_tokens: Callable[[MicroBatch], TokenSums]
+    padded: bool
+    micro_batch_tokens: int
+    device: torch.device
+    config: EvaluationConfig
+    end_token_ids: Sequence[int]
+
+
 def evaluate_split(
-    model: torch.nn.Module,
-    tokenizer: Any,
-    examples: Sequence[EvaluationExample],
-    *,
-    score_tokens: Callable[[MicroBatch], TokenSums],
-    padded: bool,
-    micro_batch_tokens: int,
-    device: torch.device,
-    config: EvaluationConfig,
-    end_token_ids: Sequence[int],
+    model: torch.nn.Module, tokenizer: Any, examples: Sequence[EvaluationExample], settings: SplitSettings
 ) -> SplitEvaluation:
     """Measure `model` on `examples`, the first `config.max_examples` of them.
 
-    `score_tokens` runs the model on one micro-batch (on `device`, of at most `micro_batch_tokens` positions).
     Metrics: `num_examples`, `num_supervised_tokens`; `loss` (nats per supervised token), `perplexity` (inf
     where it exceeds a float), `token_accuracy`; where `config.generate` also `finished_fraction` and those of
     `scoring.aggregate`. Rates are fractions in [0, 1]. What does not apply (no supervised token, no JSON) is
     absent. The model is in eval mode meanwhile, and as before afterwards.
     """
+    config, padded = settings.config, settings.padded
     examples = examples[: config.max_examples]
     pad_token_id = int(tokenizer.pad_token_id)
     micro_batches = [
         collate([examples[index].tokenized for index in indices], padded, pad_token_id)
-        for indices in cut([example.tokenized.num_tokens for example in examples], micro_batch_tokens, padded)
+        for indices in cut([each.tokenized.num_tokens for each in examples], settings.micro_batch_tokens, padded)
     ]
     metrics = {"num_examples": float(len(examples))}
-    metrics |= _loss_metrics(sum_tokens(model, micro_batches, score_tokens, device))
+    metrics |= _loss_metrics(sum_tokens(model, micro_batches, settings.score_tokens, settings.device))
+    examples = [example for example in examples if example.prompt_ids]  # a document has no prompt to complete
     if not config.generate or not examples:
         return SplitEvaluation(metrics, [])
-    predictions, scores = _predict(model, tokenizer, examples, config, end_token_ids)
+    predictions, scores = _predict(model, tokenizer, examples, config, settings.end_token_ids)
     finished = sum(prediction.finished for prediction in predictions)
     metrics |= {"finished_fraction": finished / len(predictions), **aggregate(scores)}
     return SplitEvaluation(metrics, predictions)

@@ -1,8 +1,6 @@
 """What evaluation shows and keeps: the table base against tuned, sample completions, predictions.jsonl."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tunelab.atomic import write_text
 from tunelab.escaping import printable
 from tunelab.evaluation.evaluating import Prediction
 
@@ -85,26 +84,16 @@ def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]
     """Write one JSON object a line for each (example, model): `id`, `model` and the fields of `Prediction`.
 
     `predictions`: model name ("base", "tuned") → its predictions. The models of one example follow each other
-    where all have the same examples. The file is written under a temporary name beside `path`, then renamed:
-    it is whole or as it was. OSError where the folder cannot be written.
+    where all have the same examples. A lone surrogate, which UTF-8 cannot hold, is a JSON escape.
     """
     lines = [(index, model, row) for model, rows in predictions.items() for index, row in enumerate(rows)]
     lines.sort(key=lambda line: line[0])  # stable: models keep their order
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        # A lone surrogate cannot be UTF-8; written as a backslash escape it is valid JSON again.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            for _, model, row in lines:
-                fields = row.to_dict()
-                record = {"id": fields.pop("id"), "model": model, **fields}
-                file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, "".join(_line(model, row) for _, model, row in lines))
+
+
+def _line(model: str, prediction: Prediction) -> str:
+    fields = prediction.to_dict()
+    return json.dumps({"id": fields.pop("id"), "model": model, **fields}, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _field_measures(metrics: Mapping[str, float]) -> list[_Measure]:
@@ -128,10 +117,3 @@ def _sample(prediction: Prediction, max_characters: int) -> RenderableType:
     if not prediction.finished:
         grid.add_row("", Text("(cut off: no end token)", style="red"))
     return Group(grid, Text())
-
-
-def _umask() -> int:
-    """The process's mask for new files, which mkstemp does not apply (it makes them private)."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

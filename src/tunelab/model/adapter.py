@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -69,7 +68,7 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
     torch.manual_seed(seed)  # adapters are initialised when they are created
     if config is None:
         return model.float().requires_grad_(True)
-    model = _ready_for_adapter(model)
+    model = ready_for_adapter(model)
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
     try:
         wrapped = get_peft_model(model, config)
@@ -109,7 +108,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
-            loaded = PeftModel.from_pretrained(_ready_for_adapter(model), str(folder), use_safetensors=True)
+            loaded = PeftModel.from_pretrained(ready_for_adapter(model), str(folder), use_safetensors=True)
         _require_all_weights(loaded, folder)
     except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
@@ -128,7 +127,7 @@ def _require_all_weights(model: PeftModel, folder: Path) -> None:
         raise ValueError(f"{len(wanted - given)} of its weights are missing, first {min(wanted - given)}")
 
 
-def _ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:
+def ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:
     """A quantised base gets its norms and head in float32, for training and for measuring alike."""
     quantised = getattr(model, "is_quantized", False)
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False) if quantised else model
@@ -144,11 +143,6 @@ def skip_input_casts(model: CausalLM) -> None:
 def base_of(model: CausalLM) -> PreTrainedModel:
     """The transformers model inside, adapter layers included."""
     return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
-
-
-def adapter_disabled(model: CausalLM) -> AbstractContextManager[None]:
-    """A context in which the base model alone answers (a full model has nothing to switch off)."""
-    return model.disable_adapter() if isinstance(model, PeftModel) else nullcontext()
 
 
 def count_parameters(model: torch.nn.Module) -> ParameterCount:

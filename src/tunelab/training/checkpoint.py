@@ -3,11 +3,11 @@
 Lightning decides what is in a checkpoint; this module decides how it reaches the disk. Nothing is pickled.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from tunelab.atomic import write_bytes
 from tunelab.errors import CheckpointError, first_line
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
@@ -43,7 +44,7 @@ class SafetensorsCheckpointIO(CheckpointIO):
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write to a temporary name beside `path`, fsync, rename, fsync the folder.
+    """Replace `path`, and make its folder where there is none.
 
     Raises:
         CheckpointError: a value is neither a tensor nor plain data.
@@ -53,16 +54,7 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     digest = _digest(state, tensors)
     content = save(tensors, {"format": str(FORMAT_VERSION), "state": state, "sha256": digest})
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with staging.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-        fsync_folder(path.parent)
-    finally:
-        staging.unlink(missing_ok=True)
+    write_bytes(path, content)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -88,8 +80,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return _decode(json.loads(metadata["state"]), tensors)
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, list[str]]:
-    """Return the newest checkpoint of `folder` that verifies, and what is wrong with newer ones.
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """A checkpoint to go on from: its optimizer step, and what is wrong with newer ones."""
+
+    path: Path
+    step: int
+    problems: list[str]
+
+
+def newest_checkpoint(folder: Path) -> ResumePoint:
+    """Return the newest checkpoint of `folder` that verifies.
 
     Raises:
         CheckpointError: there is none.
@@ -97,8 +98,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, list[str]]:
     problems: list[str] = []
     for name in (LAST, PREVIOUS):
         try:
-            read_checkpoint(folder / name)
-            return folder / name, problems
+            return ResumePoint(folder / name, read_checkpoint(folder / name)["global_step"], problems)
         except CheckpointError as error:
             problems.append(str(error))
     raise CheckpointError(
@@ -114,22 +114,6 @@ def keep_previous(folder: Path) -> None:
         staging.unlink(missing_ok=True)
         os.link(last, staging)
         staging.replace(folder / PREVIOUS)
-
-
-def remove_stale(folder: Path) -> None:
-    """Delete temporary files that a killed process left."""
-    for stale in folder.glob(".*.tmp"):
-        stale.unlink(missing_ok=True)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems refuse; the rename itself is still atomic
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -1,14 +1,18 @@
 """The loggers of a run: classes of Lightning, pointed into the run folder; several at once."""
 
 import importlib.util
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from tunelab.atomic import write_json
 from tunelab.components import build_component, resolve_target
 from tunelab.errors import ConfigError
+from tunelab.training.figures import records_up_to
 
 # Where each logger keeps its files, given the run folder. Any other logger gets no such argument.
 PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
@@ -18,16 +22,47 @@ PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
     MLFlowLogger: lambda run: {"run_name": run.name},
 }
 TABLE_KEYS = ("data.batch_size", "model.path", "peak_lr", "peft._target_", "peft.r", "seed")
+IDS_FILE = "loggers.json"  # by the name of the logger; what a resumed run needs to continue the tracker's run
+ID_ARGUMENTS: dict[type[Logger], str] = {WandbLogger: "id", MLFlowLogger: "run_id"}
 PACKAGES: dict[type[Logger], str] = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
 
 
-def build_loggers(nodes: Mapping[str, Mapping[str, Any]], run: Path) -> list[Logger]:
-    """Build the chosen loggers for the run folder `run`.
+def build_loggers(
+    nodes: Mapping[str, Mapping[str, Any]], run: Path, resume_step: int | None = None
+) -> dict[str, Logger]:
+    """Build the chosen loggers, by name, for the run folder `run`; they continue what was logged up to `resume_step`.
 
     Raises:
         ConfigError: an unknown class or argument, or a package that is not installed.
     """
-    return [_build(name, dict(node), run) for name, node in nodes.items()]
+    loggers = {name: _build(name, dict(node), run, resume_step) for name, node in nodes.items()}
+    for logger in loggers.values():
+        if resume_step is not None and isinstance(logger, CSVLogger):
+            _write_again(logger, records_up_to(run / "metrics.jsonl", resume_step))
+    return loggers
+
+
+def remember_ids(loggers: Mapping[str, Logger], run: Path) -> None:
+    """Keep the ids that trackers gave this run, so that a resumed run continues theirs."""
+    ids = _ids(run)
+    for name, logger in loggers.items():
+        if isinstance(logger, MLFlowLogger):
+            ids[name] = str(logger.run_id)
+        elif isinstance(logger, WandbLogger):
+            ids[name] = str(logger.experiment.id)
+    if ids:
+        write_json(run / IDS_FILE, ids)
+
+
+def limits_of_resuming(loggers: Mapping[str, Logger], run: Path) -> list[str]:
+    """A line for each logger that does not simply go on where the checkpoint was written."""
+    lines: list[str] = []
+    for name, logger in loggers.items():
+        if type(logger) in ID_ARGUMENTS and name in _ids(run):
+            lines.append(f"logger {name}: run {_ids(run)[name]} goes on; steps after the checkpoint show twice in it")
+        elif not isinstance(logger, (CSVLogger, TensorBoardLogger)):
+            lines.append(f"logger {name}: cannot continue its run, and begins a second one")
+    return lines
 
 
 def log_result(
@@ -49,6 +84,8 @@ def log_result(
             logger.log_hyperparams(flat)
             logger.log_metrics(dict(metrics))
         logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # else the next run of this process (a sweep's) would go on in it
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -62,7 +99,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     return pairs
 
 
-def _build(name: str, node: dict[str, Any], run: Path) -> Logger:
+def _build(name: str, node: dict[str, Any], run: Path, resume_step: int | None) -> Logger:
     cls = resolve_target(str(node.get("_target_")), "logger", Logger)
     package = PACKAGES.get(cls)
     if package and importlib.util.find_spec(package) is None:
@@ -70,4 +107,27 @@ def _build(name: str, node: dict[str, Any], run: Path) -> Logger:
     if cls is MLFlowLogger and node.get("tracking_uri") is None:
         node["tracking_uri"] = f"sqlite:///{run.resolve()}/mlflow.db"
     place = PLACES.get(cls)
-    return build_component({**(place(run) if place else {}), **node}, "logger", Logger)
+    continued = _continuing(name, cls, run, resume_step) if resume_step is not None else {}
+    return build_component({**(place(run) if place else {}), **continued, **node}, "logger", Logger)
+
+
+def _continuing(name: str, cls: type[Logger], run: Path, resume_step: int) -> dict[str, Any]:
+    """The arguments that let a logger go on after `resume_step`."""
+    if cls is TensorBoardLogger:
+        return {"purge_step": resume_step + 1}  # hides what was logged after the checkpoint
+    return {ID_ARGUMENTS[cls]: _ids(run)[name]} if cls in ID_ARGUMENTS and name in _ids(run) else {}
+
+
+def _ids(run: Path) -> dict[str, str]:
+    path = run / IDS_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write_again(logger: CSVLogger, records: list[dict[str, Any]]) -> None:
+    """Lightning deletes the metrics.csv it finds: write the rows of metrics.jsonl into the new one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Experiment logs directory")
+        experiment = logger.experiment
+    for record in records:
+        experiment.log_metrics({key: value for key, value in record.items() if key != "step"}, record["step"])
+    experiment.save()

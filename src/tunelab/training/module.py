@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -30,22 +30,24 @@ class StepStatistics:
     num_real_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class StepSettings:
+    """What all optimizer steps of a run have in common, whatever the memory."""
+
+    optim: OptimConfig
+    peak_lr: float
+    total_steps: int
+    seed: int
+    padded: bool
+    pad_token_id: int
+    scaled_gradients: bool = False  # float16
+
+
 class CausalLMModule(pl.LightningModule):
     """Trains `model` by `objective`; `micro_batch_tokens` is a memory knob that out-of-memory halves."""
 
     def __init__(
-        self,
-        model: CausalLM,
-        objective: SftObjective,
-        optim: OptimConfig,
-        *,
-        peak_lr: float,
-        total_steps: int,
-        seed: int,
-        micro_batch_tokens: int,
-        padded: bool,
-        pad_token_id: int,
-        scaled_gradients: bool = False,
+        self, model: CausalLM, objective: SftObjective, settings: StepSettings, micro_batch_tokens: int
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -54,13 +56,7 @@ class CausalLMModule(pl.LightningModule):
         self.micro_batch_tokens = micro_batch_tokens
         self.validation_metrics: dict[str, float] = {}
         self._objective = objective
-        self._optim = optim
-        self._peak_lr = peak_lr
-        self._total_steps = total_steps
-        self._seed = seed
-        self._padded = padded
-        self._pad_token_id = pad_token_id
-        self._scaled_gradients = scaled_gradients
+        self._settings = settings
         self._grad_norm = torch.zeros(())
         self._validation_sums = TokenSums.zero()
 
@@ -68,8 +64,8 @@ class CausalLMModule(pl.LightningModule):
 
     def training_step(self, batch: StepBatch) -> dict[str, Any]:
         """Do the optimizer step `batch.step`; return its figures for the callbacks."""
-        optimizer: Any = self.optimizers()
-        lr = learning_rate(self._optim, self._peak_lr, batch.step, self._total_steps)
+        settings, optimizer = self._settings, cast(Any, self.optimizers())
+        lr = learning_rate(settings.optim, settings.peak_lr, batch.step, settings.total_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
         statistics = self._forward_all(batch.examples, batch.step, divisor=batch.token_count)
@@ -88,7 +84,7 @@ class CausalLMModule(pl.LightningModule):
             "train/lr": lr,
             "train/grad_norm": self._grad_norm,
             # float16 only: the optimizer skips a step whose scaled gradients overflow, and lowers the scale
-            **({"train/skipped_step": float(not math.isfinite(self._grad_norm))} if self._scaled_gradients else {}),
+            **({"train/skipped_step": float(not math.isfinite(self._grad_norm))} if settings.scaled_gradients else {}),
             "num_supervised_tokens": batch.token_count,
             "num_tokens": statistics.num_tokens,
             "num_real_tokens": statistics.num_real_tokens,
@@ -97,9 +93,9 @@ class CausalLMModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the norm of the whole step's gradient, and clip by it."""
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        limit = self._optim.max_grad_norm
+        limit = self._settings.optim.max_grad_norm
         self._grad_norm = torch.nn.utils.clip_grad_norm_(trained, math.inf if limit is None else limit)
-        if not self._scaled_gradients and not math.isfinite(self._grad_norm):
+        if not self._settings.scaled_gradients and not math.isfinite(self._grad_norm):
             raise TunelabError(
                 f"step {self.trainer.global_step + 1}: expected finite gradients, found a norm of {self._grad_norm}; "
                 "the last checkpoint is sound: lower optim.lr or set trainer.precision=fp32."
@@ -107,7 +103,8 @@ class CausalLMModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything that is trained; its rate is set at each step."""
-        return build_optimizer(self._optim.optimizer, self.parameters(), self._peak_lr, self._scaled_gradients)
+        settings = self._settings
+        return build_optimizer(settings.optim.optimizer, self.parameters(), settings.peak_lr, settings.scaled_gradients)
 
     # --- validation ---------------------------------------------------------------------------------------------
 
@@ -146,7 +143,7 @@ class CausalLMModule(pl.LightningModule):
         while True:
             try:
                 if step is not None:
-                    seed_step(self._seed, step, self.global_rank)
+                    seed_step(self._settings.seed, step, self.global_rank)
                 return self._forward_once(examples, divisor)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
@@ -160,9 +157,9 @@ class CausalLMModule(pl.LightningModule):
     def _forward_once(self, examples: Sequence[TokenizedExample], divisor: int | None) -> StepStatistics:
         statistics = StepStatistics(TokenSums.zero(self.device))
         lengths = [example.num_tokens for example in examples]
-        for indices in cut(lengths, self.micro_batch_tokens, self._padded):
+        for indices in cut(lengths, self.micro_batch_tokens, self._settings.padded):
             chosen = [examples[i] for i in indices]
-            micro_batch = collate(chosen, self._padded, self._pad_token_id)
+            micro_batch = collate(chosen, self._settings.padded, self._settings.pad_token_id)
             statistics.num_tokens += micro_batch.num_tokens
             statistics.num_real_tokens += micro_batch.num_real_tokens
             sums = self._objective(self.model, micro_batch.to(self.device))

@@ -1,6 +1,5 @@
 """Data sets of the Hugging Face hub: fetched once into its local cache, then read from the Arrow files there."""
 
-import hashlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from tunelab.data.records import BadRow, Row
 from tunelab.data.sources.tables import rows_of
 from tunelab.errors import DataError, first_line
+from tunelab.hashing import file_sha256
 
 _TIMEOUT_SECONDS = 10  # for the first answer of the hub; without one, the local cache is asked
 
@@ -53,12 +53,7 @@ class HubRows:
         if self.commit:
             return {self.label: self.commit}
         files = [Path(entry["filename"]) for entry in self.dataset.cache_files]
-        return {f"{self.label}:{file.name}": _sha256(file) for file in files}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        return {f"{self.label}:{file.name}": file_sha256(file) for file in files}
 
 
 def load_from_hub(wanted: HubName, key: str) -> HubRows:

@@ -1,7 +1,6 @@
 """From what a person typed as a path to the data files that it means: a file, a folder, a glob, a saved data set."""
 
 import difflib
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from tunelab.data.sources.readers import ENDINGS, READERS, kind_of
 from tunelab.data.sources.streams import DataFile
 from tunelab.embedded import locate
 from tunelab.errors import DataError, first_line
+from tunelab.hashing import file_sha256
 
 SPLIT_OF_KEY = {"data.validation_path": "validation", "data.test_path": "test"}
 _MAGIC = re.compile(r"[*?\[]")
@@ -47,8 +47,7 @@ class Files:
 
 def _sha256(file: DataFile) -> str:
     try:
-        with file.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return file_sha256(file.path)
     except OSError as error:
         raise DataError(f"{file.path}: cannot be read ({error.strerror}); set {file.key}=<another file>.") from error
 

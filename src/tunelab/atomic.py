@@ -1,0 +1,53 @@
+"""Files that are whole or as they were: written under another name in the same folder, flushed to disk, renamed."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tunelab.strict_json import finite
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by a file of this content; whatever fails, a kill included, leaves the old file.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with staging.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The same for UTF-8 text; a lone surrogate, which UTF-8 cannot hold, becomes a backslash escape (as in JSON)."""
+    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """The same for JSON; it knows no infinity and no nan, they become null."""
+    write_text(path, json.dumps(finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse; the rename itself is still atomic
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete temporary files that a killed process left in `folder`."""
+    for stale in folder.glob(".*.tmp"):
+        stale.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""Where a result came from: command, code, versions, hardware, data and base model."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunelab.errors import DataError, ModelError
+
+PACKAGES = (
+    "tunelab",
+    "torch",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "bitsandbytes",
+    "hydra-core",
+    "tokenizers",
+)
+FINGERPRINTS = ("data_sha256", "base_model")
+
+
+def provenance(overrides: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
+    """Where a result came from: command, code, versions, hardware. `facts` adds fingerprints of data and base model."""
+    return {
+        "command": [Path(sys.argv[0]).name, *overrides],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git": _git(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "hardware": _hardware(),
+        **facts,
+    }
+
+
+def continued(first: dict[str, Any], now: dict[str, Any], step: int) -> dict[str, Any]:
+    """The record of a run that goes on from `step`: that of its first start, with every later one in `resumed`.
+
+    Raises:
+        DataError: the data are not those the run was started with.
+        ModelError: the base model is not.
+    """
+    for key, name, error in (("data_sha256", "data", DataError), ("base_model", "model", ModelError)):
+        changed = _changed(first.get(key), now[key])
+        if changed:
+            raise error(
+                f"{name}: expected what this run was started with, found {changed[0]!r} changed; put it back, "
+                "or start a new run without resume."
+            )
+    later = {key: value for key, value in now.items() if key not in FINGERPRINTS}
+    known = first or {key: now[key] for key in FINGERPRINTS}
+    return {**known, "resumed": [*first.get("resumed", []), {"step": step, **later}]}
+
+
+def doubts(record: dict[str, Any]) -> list[str]:
+    """Why the result may differ in the last bits from that of an uninterrupted run; empty where this was verified."""
+    if "packages" not in record:
+        return ["the start of the run was not recorded"]
+    facts, resumed = _facts(record), record.get("resumed", [])
+    reasons = [
+        "the code changed" if name == "git" else f"{name} was {facts[name]}, then {value}"
+        for later in resumed
+        for name, value in _facts(later).items()
+        if value != facts[name]
+    ]
+    if any(start.get("device") == "cuda" for start in (record, *resumed)):
+        reasons.append("unverified on CUDA")
+    if record.get("num_devices", 1) > 1:
+        reasons.append("unverified on several devices")
+    return list(dict.fromkeys(reasons))
+
+
+def _changed(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
+    """Names of the files, or of the commit, that are not what they were; what was not known says nothing."""
+    if before is None:
+        return []
+    old, new = ({**each, **each.get("sha256", {})} for each in (before, after))
+    names = sorted((old.keys() | new.keys()) - {"sha256"})
+    return [name for name in names if old.get(name) != new.get(name) and (name != "commit" or old.get(name))]
+
+
+def _facts(start: dict[str, Any]) -> dict[str, Any]:
+    """What the last bit of a result may depend on, by name."""
+    hardware, packages = start.get("hardware", {}), start.get("packages", {})
+    return {
+        **{name: start.get(name) for name in ("git", "python", "device")},
+        **{name: hardware.get(name) for name in ("machine", "cpu_capability", "num_threads", "cuda_devices", "cuda")},
+        **{name: packages.get(name) for name in PACKAGES},
+        **{name: start.get("memory_knobs", {}).get(name) for name in ("micro_batch_tokens", "head_chunk_tokens")},
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and uncommitted changes of the code in use; None where it is not a git checkout."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD").strip(), "diff": ask("diff", "HEAD")}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # bit-exactness holds within one instruction set
+        "num_threads": torch.get_num_threads(),
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "cuda": torch.version.cuda,
+    }
