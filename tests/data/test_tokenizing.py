@@ -319,17 +319,17 @@ def test_stream_gives_the_chunks_of_encode_in_order():
     assert list(encode_stream([], tokenizer, True)) == []
 
 
-def test_stream_makes_the_next_chunk_while_one_is_encoded():
+def test_stream_makes_the_next_chunks_while_one_is_encoded():
     taken = []
 
     def chunks():
-        for n in range(3):
+        for n in range(4):
             taken.append(n)
             yield [example_of("q", ["a"])]
 
     stream = encode_stream(chunks(), byte_level(), False)
     next(stream)
-    assert taken == [0, 1]
+    assert taken == [0, 1, 2]
 
 
 def test_stream_raises_the_earlier_error_first():

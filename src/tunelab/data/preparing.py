@@ -1,8 +1,11 @@
 """From the data section of the configuration to tokenized splits and a report of what became of every row."""
 
+import gc
 import shutil
 import time
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -108,8 +111,9 @@ def _build(
     """Fill `folder` with the three splits; return their report and the configuration keys that were read for it."""
     start = time.perf_counter()
     stage = _stage(config, tokenizer, chosen, sources)
-    verdict = survey_examples(stage)
-    tally, counts = write_examples(stage, verdict, folder)
+    with _frozen_heap():
+        verdict = survey_examples(stage)
+        tally, counts = write_examples(stage, verdict, folder)
     _check_kept(config, counts["train"])
     report = DataReport(
         sources=[_source_report(feed, tally, number) for number, feed in enumerate(stage.feeds)],
@@ -126,6 +130,16 @@ def _build(
         preparation_seconds=round(time.perf_counter() - start, 3),
     )
     return {"report": report.to_dict(), "reads": all_reads(config)}
+
+
+@contextmanager
+def _frozen_heap() -> Generator[None]:
+    """Keep the garbage collector off what was there before: a tenth of the time of preparing millions of objects."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _check_kept(config: DataConfig, train: SplitCounts) -> None:

@@ -1,7 +1,9 @@
 """Rendered text becomes token ids with a loss mask, derived in two independent ways that must agree."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -9,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 from tunelab.data.counting import SeamCounter
 from tunelab.data.records import EncodedExample, RenderedExample, TokenSequence
 from tunelab.data.spelling import make_speller
-from tunelab.data.upstream import bos_token_id, encode_texts
+from tunelab.data.upstream import bos_token_id, encode_texts, plain_backend
 from tunelab.data.verifying import Batch, bounds, flatten, make_batch, verify
 from tunelab.errors import DataError
+
+_NUM_AHEAD = 2  # chunks that are encoded, or wait for it, while an earlier one gets its masks
 
 
 class Encoder:
@@ -29,15 +33,21 @@ class Encoder:
 
     def encode(self, rendered: Sequence[RenderedExample]) -> list[EncodedExample]:
         """As the function `encode`."""
-        if not rendered:
-            return []
+        texts = self.texts(rendered)
+        return self.mask(rendered, texts, encode_texts(self._tokenizer, texts)) if texts else []
+
+    def texts(self, rendered: Sequence[RenderedExample]) -> list[str]:
+        """What is to be encoded. Raises DataError for text that is no Unicode."""
         texts = ["".join([segment.text for segment in example.segments]) for example in rendered]
         _require_unicode(rendered, texts)
-        wholes = encode_texts(self._tokenizer, texts)
-        ids = flatten(wholes)
-        counted = self._counter.count(rendered, texts, wholes, ids)
-        as_they_are = not any(result.num_seams_apart for result in counted)
-        batch = make_batch(rendered, texts, counted, ids if as_they_are else None)
+        return texts
+
+    def mask(
+        self, rendered: Sequence[RenderedExample], texts: Sequence[str], wholes: Sequence[list[int]]
+    ) -> list[EncodedExample]:
+        """Find out which of the ids of `texts` are supervised, in two ways."""
+        counted = self._counter.count(rendered, texts, wholes, flatten(wholes))
+        batch = make_batch(rendered, texts, counted)
         verify(batch, self._speller, self._tokenizer)
         return _finish(batch, self._bos_id)
 
@@ -61,28 +71,44 @@ def encode(
 def encode_stream(
     chunks: Iterable[Sequence[RenderedExample]], tokenizer: PreTrainedTokenizerBase, add_bos: bool
 ) -> Iterator[list[EncodedExample]]:
-    """As `encode`, chunk by chunk in order; while one chunk is encoded in a thread, the next is taken from `chunks`.
+    """As `encode`, chunk by chunk in order, while a thread encodes the chunks that follow.
 
-    An error in making a chunk is raised after the chunks before it were encoded and yielded.
+    That thread runs outside of Python; here chunks are made, and masks. An error in making a chunk is raised after the
+    chunks before it were yielded.
     """
     encoder = Encoder(tokenizer, add_bos)
-    source = iter(chunks)
-    under_way: Future[list[EncodedExample]] | None = None
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as executor:
+    ahead = deque[_Ahead]()
+    failure: Exception | None = None
+    with plain_backend(tokenizer), ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as executor:
+        source = iter(chunks)
         while True:
-            failure, chunk = None, None
             try:
                 chunk = next(source, None)
+                texts = encoder.texts(chunk or ())
             except Exception as error:
                 failure = error
-            submitted = None if chunk is None else executor.submit(encoder.encode, chunk)
-            if under_way is not None:
-                yield under_way.result()
-            if failure is not None:
-                raise failure
-            if submitted is None:
-                return
-            under_way = submitted
+                break
+            if chunk is None:
+                break
+            ahead.append(_Ahead(chunk, texts, executor.submit(encode_texts, tokenizer, texts)))
+            if len(ahead) > _NUM_AHEAD:
+                yield ahead.popleft().masked(encoder)
+        while ahead:
+            yield ahead.popleft().masked(encoder)
+    if failure is not None:
+        raise failure
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A chunk whose texts are being encoded."""
+
+    rendered: Sequence[RenderedExample]
+    texts: list[str]
+    ids: Future[list[list[int]]]
+
+    def masked(self, encoder: Encoder) -> list[EncodedExample]:
+        return encoder.mask(self.rendered, self.texts, self.ids.result()) if self.texts else []
 
 
 def from_ids(sequence: TokenSequence, tokenizer: PreTrainedTokenizerBase) -> EncodedExample:

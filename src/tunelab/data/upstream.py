@@ -61,7 +61,7 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Encode many texts at once: no special tokens but those spelled out, no truncation, no padding."""
-    with _plain_backend(tokenizer) as backend:
+    with plain_backend(tokenizer) as backend:
         return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
@@ -69,16 +69,16 @@ def encode_with_offsets(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
     """As `encode_texts`, and for each token the characters [begin, end) that it came from."""
-    with _plain_backend(tokenizer) as backend:
+    with plain_backend(tokenizer) as backend:
         encodings = backend.encode_batch(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encodings], [encoding.offsets for encoding in encodings]
 
 
 @contextmanager
-def _plain_backend(tokenizer: PreTrainedTokenizerBase) -> Generator[Any]:
+def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Generator[Any]:
     """The backend without the truncation and padding that its file or an earlier call left in it.
 
-    Their restoration aside, nothing in the backend is changed: it may be read by another thread meanwhile.
+    Inside of this context another one changes nothing, so that several threads may encode meanwhile.
     """
     backend = cast(Any, tokenizer).backend_tokenizer
     truncation, padding, splits = backend.truncation, backend.padding, backend.encode_special_tokens
