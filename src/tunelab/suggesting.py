@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 _BATCH = "data.batch_size (examples per step over all devices; memory is trainer.micro_batch_tokens)"
 _CUT = "data.batch_size (a step is cut to fit trainer.micro_batch_tokens by itself)"
-_MASKED = "nothing: prompts are never trained on; responses always are"
+_MASKED = "data.train_on (responses, the default; last_response; all)"
 _PADDING_FREE = "model.attention=varlen (padding-free; chosen by itself where it is safe)"
 
 # What people from other tools type → our key (and what is different about it).
@@ -27,6 +27,13 @@ FOREIGN_KEYS = {
     "dataset": "data.path",
     "dataset_name": "data.path",
     "train_file": "data.path",
+    "datasets": "data.path, or data.mix for several",
+    "dataset_dir": "data.info=<dataset_info.json> data.name=<entry>",
+    "chat_template": "data.template",
+    "prompt_template": "data.template",
+    "train_on_responses_only": _MASKED,
+    "roles_to_train": _MASKED,
+    "mask_history": "data.train_on=last_response",
     "val_set_size": "data.validation_fraction",
     "val_size": "data.validation_fraction",
     "split_dataset_ratio": "data.validation_fraction",
