@@ -414,3 +414,48 @@ def test_two_processes_share_one_build(write, tmp_path):
     ]
     said = [process.communicate()[0] for process in both]
     assert said[0] == said[1] != ""  # the very time that the one build took
+
+
+def test_an_entry_of_dataset_info_is_part_of_the_key(write, prepare, builds, tmp_path):
+    write([{"a": f"q {i}", "b": f"r {i}", "c": f"s {i}"} for i in range(30)], "rows.jsonl")
+    for answer in ("b", "c"):
+        entry = {"file_name": "rows.jsonl", "columns": {"prompt": "a", "response": answer}}
+        (tmp_path / "dataset_info.json").write_text(json.dumps({"mine": entry}))
+        tokenizer = chatml()
+        prepared = prepare(DataConfig(info=str(tmp_path / "dataset_info.json"), name="mine", **NO_SPLITS), tokenizer)
+        first = prepared.train[0]
+        assert tokenizer.decode(first.input_ids[first.loss_mask]) == f"{'r' if answer == 'b' else 's'} 0<|end|>"
+    assert len(builds) == 2
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(write, prepare, monkeypatch):
+    path = write(pairs(30))
+    write_examples = preparing.write_examples
+
+    def then_changed(*arguments):
+        result = write_examples(*arguments)
+        write(pairs(31))
+        return result
+
+    monkeypatch.setattr(preparing, "write_examples", then_changed)
+    with pytest.raises(DataError, match=r"^data\.path: .*changed while it was read"):
+        prepare(DataConfig(path=path))
+
+
+def test_a_file_that_grows_between_the_passes_is_refused(write, prepare, monkeypatch):
+    path = write(pairs(30))
+    survey_examples = preparing.survey_examples
+
+    def then_grown(stage):
+        verdict = survey_examples(stage)
+        write(pairs(90))
+        return verdict
+
+    monkeypatch.setattr(preparing, "survey_examples", then_grown)
+    with pytest.raises(DataError, match="changed while it was read"):
+        prepare(DataConfig(path=path))
+
+
+def test_columns_that_come_late_are_named(write, prepare):
+    rows = [*pairs(30), {"prompt": "q", "response": "r", "late": "x"}]
+    assert prepare(DataConfig(path=write(rows), **NO_SPLITS)).report.sources[0].unused_columns == ["late"]

@@ -28,6 +28,7 @@ from tunelab.errors import DataError
 __all__ = ["DataReport", "PreparedData", "SplitReport", "prepare_data", "report_table"]
 
 Sources = list[tuple[Source, str | None]]  # with the split they belong to; None: divided by content
+Digests = list[dict[str, str]]  # of each source: SHA-256 by file
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,10 @@ def prepare_data(
     """
     chosen = decide_template(config.template, tokenizer)
     sources = open_sources(config)
-    build = partial(_build, config, tokenizer, chosen, sources)
+    digests = [source.fingerprints() for source, _ in sources]
+    build = partial(_build, config, tokenizer, chosen, sources, digests)
     if config.cache:
-        folder, facts = cached(cache, _key(config, tokenizer, chosen, sources), build)
+        folder, facts = cached(cache, _key(config, tokenizer, chosen, sources, digests), build)
         mark_reads(config, facts["reads"])  # what was read when it was built counts as used
     else:
         folder, facts = uncached(build)
@@ -94,11 +96,15 @@ def _stage(config: DataConfig, tokenizer: PreTrainedTokenizerBase, chosen: Chose
     )
 
 
-def _key(config: DataConfig, tokenizer: PreTrainedTokenizerBase, chosen: ChosenTemplate, sources: Sources) -> str:
+def _key(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, chosen: ChosenTemplate, sources: Sources, digests: Digests
+) -> str:
     plain = to_plain(config)
+    layouts = [(s.format, to_plain(s.columns), to_plain(s.tags), s.weight, s.max_rows) for s, _ in sources]
     return cache_key(
         config={key: value for key, value in plain.items() if key not in ("batch_size", "cache")},
-        data=[source.fingerprints() for source, _ in sources],
+        layouts=layouts,  # an entry of dataset_info.json says them, not the configuration
+        data=digests,
         template=chosen.text,
         tokenizer=tokenizer_state(tokenizer),
         augmentation=augmentation_fingerprint(plain["augment"]),
@@ -106,7 +112,12 @@ def _key(config: DataConfig, tokenizer: PreTrainedTokenizerBase, chosen: ChosenT
 
 
 def _build(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, chosen: ChosenTemplate, sources: Sources, folder: Path
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    chosen: ChosenTemplate,
+    sources: Sources,
+    digests: Digests,
+    folder: Path,
 ) -> dict[str, Any]:
     """Fill `folder` with the three splits; return their report and the configuration keys that were read for it."""
     start = time.perf_counter()
@@ -114,9 +125,10 @@ def _build(
     with _frozen_heap():
         verdict = survey_examples(stage)
         tally, counts = write_examples(stage, verdict, folder)
+    _check_unchanged(sources, digests)
     _check_kept(config, counts["train"])
     report = DataReport(
-        sources=[_source_report(feed, tally, number) for number, feed in enumerate(stage.feeds)],
+        sources=[_source_report(feed, tally, number, digests[number]) for number, feed in enumerate(stage.feeds)],
         template=chosen.name,
         template_policy=list(chosen.policy),
         end_of_turn=stage.renderer.end_of_turn,
@@ -160,7 +172,14 @@ def _check_kept(config: DataConfig, train: SplitCounts) -> None:
         )
 
 
-def _source_report(feed: Feed, tally: Tally, number: int) -> SourceReport:
+def _check_unchanged(sources: Sources, digests: Digests) -> None:
+    """Raise DataError where a file is no longer what the cache key says: it was written to while it was read."""
+    for (source, _), before in zip(sources, digests, strict=True):
+        if source.fingerprints() != before:
+            raise DataError(f"{source.key}: {source.name!r} changed while it was read; run again when it is complete.")
+
+
+def _source_report(feed: Feed, tally: Tally, number: int, sha256: dict[str, str]) -> SourceReport:
     source, layout = feed.source, feed.layout
     return SourceReport(
         name=source.name,
@@ -169,8 +188,8 @@ def _source_report(feed: Feed, tally: Tally, number: int) -> SourceReport:
         weight=source.weight,
         num_rows=tally.num_rows[number],
         num_bad=tally.num_bad[number],
-        unused_columns=sorted(set(feed.columns) - layout.names()),
-        sha256=source.fingerprints(),
+        unused_columns=sorted(tally.columns.get(number, set()) - layout.names()),
+        sha256=sha256,
     )
 
 

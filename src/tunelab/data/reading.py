@@ -19,12 +19,11 @@ _NUM_LOOKED_AT = 20  # first rows of a source that decide its layout
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One source: the layout of its rows, the split they belong to (None: divided by content), and their columns."""
+    """One source: the layout of its rows, and the split they belong to (None: divided by content)."""
 
     source: Source
     layout: Layout
     split: str | None
-    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,14 @@ class Item:
 
 @dataclass(slots=True)
 class Tally:
-    """What one pass has read: rows and bad rows by number of the source, rows by split, and the first sentences."""
+    """What one pass has read: rows, bad rows and columns by number of the source, rows by split, first sentences."""
 
     policy: BadRows
     max_fraction: float
     num_rows: Counter[int] = field(default_factory=Counter[int])
     num_bad: Counter[int] = field(default_factory=Counter[int])
     num_split_rows: Counter[str] = field(default_factory=Counter[str])
+    columns: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
     reasons: list[str] = field(default_factory=list[str])
 
     def bad(self, source: int, reason: str) -> None:
@@ -85,8 +85,7 @@ def open_feeds(sources: list[tuple[Source, str | None]]) -> list[Feed]:
 
 def _feed(source: Source, split: str | None) -> Feed:
     rows = [row for row in islice(source.rows(), _NUM_LOOKED_AT) if isinstance(row, Row)]
-    columns = tuple(dict.fromkeys(name for row in rows for name in row.fields))
-    return Feed(source, decide_layout(source.format, source.columns, source.tags, rows), split, columns)
+    return Feed(source, decide_layout(source.format, source.columns, source.tags, rows), split)
 
 
 class Reader:
@@ -111,6 +110,8 @@ class Reader:
             tally.bad(number, row.reason)
             return None
         limit = self._config.max_train_rows
+        if not row.fields.keys() <= tally.columns.setdefault(number, set()):
+            tally.columns[number].update(row.fields)
         try:
             split = feed.split or self._divider.split(row)
             if split == "train" and limit is not None and tally.num_split_rows["train"] >= limit:

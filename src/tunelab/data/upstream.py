@@ -184,4 +184,5 @@ def render_chat_template(
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """Everything that decides which ids a text gets, as text: the backend's own JSON and the special tokens."""
-    return str([cast(Any, tokenizer).backend_tokenizer.to_str(), sorted(special_tokens(tokenizer).items())])
+    splits = bool(cast(Any, tokenizer).split_special_tokens)
+    return str([cast(Any, tokenizer).backend_tokenizer.to_str(), sorted(special_tokens(tokenizer).items()), splits])

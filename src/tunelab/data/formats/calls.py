@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from tunelab.data.formats.fields import MEND, Fields, shown
 
+_ASIDE = {"name", "id", "type", "index"}  # keys of a call that say nothing about its arguments
+
 
 def read_tools(fields: Fields) -> tuple[Mapping[str, Any], ...]:
     """Return the schemas of the column `tools`: a list of objects or JSON texts of such, or one JSON text of a list.
@@ -54,8 +56,11 @@ def _call(fields: Fields, call: Any, where: str) -> dict[str, Any]:
         raise fields.refusal("a tool call with 'name' and 'arguments'", shown(function), where)
     function = cast("dict[str, Any]", function)
     at = f"{where}.arguments"
+    if "arguments" not in function and function.keys() - _ASIDE:
+        raise fields.refusal("'arguments' beside the name of a tool call", shown(function), where)
     arguments = function.get("arguments")
-    arguments = fields.parsed(arguments, at) if isinstance(arguments, str) and arguments else (arguments or {})
+    arguments = fields.parsed(arguments, at) if isinstance(arguments, str) and arguments else arguments
+    arguments = {} if arguments in (None, "") else arguments
     if not isinstance(arguments, dict):
         remedy = f"write them as an object or as its JSON text, or {MEND}"
         raise fields.refusal("arguments by name", shown(arguments), at, remedy)

@@ -42,6 +42,8 @@ class Verdict:
         """
         if split != "train" or not self._rules.actions:
             return None
+        if index >= self._train.size:
+            raise DataError(f"{example.origin}: the data changed while it was read; run again when it is complete.")
         if index in self._named:
             self._origins[index] = example.origin
         flags = int(self._train[index])
