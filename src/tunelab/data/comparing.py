@@ -1,7 +1,9 @@
 """The rejected answers of preference pairs, as the model would see them: for people who look at the data."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from tunelab.config import DataConfig
@@ -15,7 +17,10 @@ from tunelab.data.tokenizing import encode
 def rejected_answers(
     config: DataConfig, tokenizer: PreTrainedTokenizerBase, origins: Sequence[str]
 ) -> dict[str, TokenizedExample]:
-    """Return, by origin, the prompt with the rejected answer, of those examples that have one; rows are read again."""
+    """Return, by origin, the prompt with the rejected answer, of those examples that have one.
+
+    Rows are read again. Nothing is supervised: supervised fine-tuning learns the chosen answer alone.
+    """
     stage = open_stage(config, tokenizer)
     if not any(feed.layout.format == "preference" for feed in stage.feeds):
         return {}
@@ -24,7 +29,8 @@ def rejected_answers(
         example = item.example
         if example.origin in wanted and isinstance(example, Conversation) and example.rejected:
             rendered = stage.renderer.render(rejected_of(example))
-            found[example.origin] = tokenized(encode(rendered, tokenizer, stage.add_bos)[-1])
+            shown = tokenized(encode(rendered, tokenizer, stage.add_bos)[-1])
+            found[example.origin] = replace(shown, loss_mask=torch.zeros_like(shown.loss_mask))
         if len(found) == len(wanted):
             break
     return found
