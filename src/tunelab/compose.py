@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,10 +151,23 @@ def prepare_arguments(arguments: list[str], schema: type[Section]) -> list[str]:
     for index, argument in enumerate(arguments):
         if index and arguments[index - 1] in ("--config-path", "-cp", "--config-dir", "-cd"):
             argument = str(Path(argument).resolve())
+        elif argument.startswith("--") and argument.partition("=")[0] not in _HYDRA_FLAGS:
+            raise ConfigError(f"{argument}: settings are written key=value here. {_as_key(argument, known)}")
         elif argument.startswith("~") or ("=" in argument and not argument.startswith("-")):
             argument = _checked(argument, known, open_ended)
         prepared.append(argument)
     return prepared
+
+
+_HYDRA_FLAGS = {
+    *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
+    *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),
+}
+
+
+def _as_key(flag: str, known: Iterable[str]) -> str:
+    name = flag.partition("=")[0].lstrip("-").replace("-", "_")
+    return explain_unknown_key(name, known)
 
 
 def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:

@@ -19,6 +19,7 @@ from tunelab.data.pages import report_page
 from tunelab.data.preparing import report_table
 from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
+from tunelab.evaluation.generating import can_be_completed
 from tunelab.evaluation.reporting import comparison_table, sample_completions, write_predictions
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
@@ -257,7 +258,7 @@ def _callbacks(
 def _show_samples(session: Session, measure: Measurement, model: CausalLM, trainer: pl.Trainer, step: int) -> None:
     """Complete a few validation prompts; to the terminal and to TensorBoard."""
     samples = session.prepared.data.validation[: session.config.trainer.num_sample_completions]
-    examples = [example for example in samples if example.prompt_ids]  # a document has no prompt
+    examples = [example for example in samples if can_be_completed(model, example.prompt_ids)]
     predictions = measure.predict(model, examples)
     session.console.print(sample_completions(predictions))
     for logger in trainer.loggers:

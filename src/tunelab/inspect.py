@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import AnySplit, InspectConfig
+from tunelab.config import AnySplit, InspectConfig, mark_read
 from tunelab.data.comparing import rejected_answers
 from tunelab.data.inspecting import inspect_example, render_inspected
 from tunelab.data.pages import inspect_page, report_page
@@ -28,6 +28,7 @@ def inspect_data(config: InspectConfig, overrides: Sequence[str]) -> None:
     tokenizer = load_tokenizer(config.model)
     with console.status("preparing the data"):
         data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
+    mark_read(config.data, "batch_size")  # of the training that the same line would start
     refuse_unread_keys(config, [override for override in overrides if override.lstrip("+").startswith("data.")])
     split = _split(data, config.split)
     chosen = split[: config.num_examples]

@@ -1,5 +1,6 @@
 """Writes the cleaned and split rows of a data set to a folder, with a card that says how they were made."""
 
+import os
 import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -40,9 +41,8 @@ def _new_folder(wanted: Path) -> Generator[Path]:
     """A folder that appears under its name when it is complete."""
     if wanted.exists():
         raise ConfigError(f"to: expected a new folder, found {str(wanted)!r} there already; set to=<another folder>.")
-    staging = wanted.with_name(f".{wanted.name}.tmp")
+    staging = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
     try:
-        shutil.rmtree(staging, ignore_errors=True)  # of an earlier call that was killed
         staging.mkdir(parents=True)
         yield staging
         staging.rename(wanted)

@@ -92,17 +92,20 @@ def test_table_says_what_was_decided():
     assert "first.jsonl:4: expected" not in text  # the first ones only
 
 
-def test_findings_take_one_line_each():
+def test_findings_are_told_whole():
     report = make_report()
-    lines = [line for line in show(report, 80).splitlines() if "exact duplicates" in line or "secrets" in line]
     first, second = report.quality["findings"]
-    assert len(lines) == 2
-    assert lines[0].split()[:4] == ["drop", "exact", "duplicates,", "train"]
-    assert f"{first['num_examples']:,} found, {first['num_dropped']:,} dropped" in lines[0]
-    assert lines[1].split()[:3] == ["report", "secrets,", "train"]
-    assert f"{second['num_examples']:,} found  " in lines[1]
+    narrow = show(report, 80)
+    assert all(len(line) <= 80 for line in narrow.splitlines())
     wide = show(report, 300)
-    assert first["detail"] in wide
+    lines = [line for line in wide.splitlines() if "exact duplicates" in line or "secrets" in line]
+    assert len(lines) == 2
+    assert lines[0].split()[:3] == ["drop", "exact", "duplicates"]
+    assert f"{first['num_dropped']:,} dropped" in lines[0]
+    assert lines[1].split()[:2] == ["report", "secrets"]
+    assert "dropped" not in lines[1]
+    for finding in (first, second):
+        assert finding["detail"].rstrip(".") in wide
     assert f"{first['origins'][2]} and 2 more" in wide
 
 

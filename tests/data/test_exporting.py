@@ -103,3 +103,20 @@ def test_nothing_left_is_an_error(tmp_path):
     config = DataConfig(path=write(tmp_path, 2), test_fraction=0.9, validation_fraction=0.09)
     with pytest.raises(DataError, match="expected training examples, found none"):
         export_rows(open_stage(config, make_tokenizer()), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["preference", "kto"])
+def test_an_answer_of_several_turns_and_a_prompt_with_answers_come_back(kind):
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    prompt = [
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "2+2"},
+    ]  # fmt: skip
+    answer = [
+        {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "it is 4"},
+    ]  # fmt: skip
+    rejected = [{"role": "assistant", "content": "no"}]
+    parts = {"preference": {"chosen": answer, "rejected": rejected}, "kto": {"completion": answer, "label": False}}
+    row = Row({"prompt": prompt, **parts[kind]}, "o")
+    example = to_example(row, decide_layout("auto", ColumnsConfig(), TagsConfig(), [row]), TrainOn.responses)
+    assert read_back(example) == example

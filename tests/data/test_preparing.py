@@ -339,7 +339,7 @@ def test_without_cache_nothing_is_kept(write, tmp_path, builds, monkeypatch):
 def test_keys_are_read_where_they_count_and_only_there(write, prepare):
     path = write(pairs(3))
     config = DataConfig(path=path, validation_path=path, test_path=path, columns=ColumnsConfig(messages="m"))
-    with pytest.raises(DataError, match="expected the columns of a known format"):
+    with pytest.raises(DataError, match=r"expected a column 'm' as data\.columns\.messages says"):
         prepare(config)
     fractions = {"validation_fraction", "test_fraction"}
     config = DataConfig(path=path, validation_path=path, test_path=path)

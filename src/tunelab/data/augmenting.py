@@ -28,7 +28,7 @@ def load_augmentation(reference: str | None) -> Augment | None:
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         raise ConfigError(f"data.augment: {str(file)!r} cannot be loaded ({_shown(error)}); mend the file.") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -56,7 +56,7 @@ def _checked(function: Callable[[Example], Any], reference: str) -> Augment:
     def augment(example: Example) -> list[Example]:
         try:
             result = function(example)
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise DataError(
                 f"{example.origin}: data.augment={reference} failed on this example ({_shown(error)}); mend it."
             ) from error
@@ -72,5 +72,5 @@ def _checked(function: Callable[[Example], Any], reference: str) -> Augment:
     return augment
 
 
-def _shown(error: Exception) -> str:
+def _shown(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"

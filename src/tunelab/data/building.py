@@ -4,7 +4,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from tunelab.data.upstream import added_token_settings, bos_token_id
 from tunelab.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-_CHUNK_EXAMPLES = 1024  # encoded at once: enough to fill all cores, little enough to bound memory
+# Encoded at once: enough to fill all cores, little enough to bound memory.
+_CHUNK_EXAMPLES, _CHUNK_CHARACTERS = 1024, 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,10 @@ def _contents(example: Example, stage: Stage) -> list[RenderedExample] | list[En
 
 def _encoded(works: Iterable[_Work], stage: Stage) -> Iterator[tuple[_Work, EncodedExample]]:
     """Encode in chunks; the chunk that follows is rendered while one is encoded, and order is kept."""
-    stream = iter(works)
-    under_way = deque[tuple[_Work, ...]]()
+    under_way = deque[list[_Work]]()
 
     def texts() -> Iterator[list[RenderedExample]]:
-        for chunk in iter(lambda: tuple(islice(stream, _CHUNK_EXAMPLES)), ()):
+        for chunk in _chunks(works):
             under_way.append(chunk)
             yield [work.content for work in chunk if isinstance(work.content, RenderedExample)]
 
@@ -181,6 +180,19 @@ def _encoded(works: Iterable[_Work], stage: Stage) -> Iterator[tuple[_Work, Enco
         results = iter(encoded)
         for work in under_way.popleft():
             yield work, work.content if isinstance(work.content, EncodedExample) else next(results)
+
+
+def _chunks(works: Iterable[_Work]) -> Iterator[list[_Work]]:
+    chunk, size = list[_Work](), 0
+    for work in works:
+        chunk.append(work)
+        if isinstance(work.content, RenderedExample):
+            size += sum(len(segment.text) for segment in work.content.segments)
+        if len(chunk) == _CHUNK_EXAMPLES or size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _note(work: _Work, encoded: EncodedExample, stage: Stage) -> dict[str, Any]:

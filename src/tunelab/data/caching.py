@@ -93,7 +93,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
         sound = all(file_sha256(folder / name) == digest for name, digest in manifest["sha256"].items())
-        return manifest["facts"] if sound else None
+        return manifest["facts"] if sound and isinstance(manifest["facts"], dict) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -62,7 +62,10 @@ def export_rows(stage: Stage, folder: Path) -> Exported:
 
 
 def to_row(example: Example) -> dict[str, Any]:
-    """Return the example as a row that `format: auto` reads back to the same example (with `train_on: responses`)."""
+    """Return the example as a row that `format: auto` reads back to the same example (with `train_on: responses`).
+
+    But for one thing: the input of an alpaca row is joined to its instruction, as a chat template shows them.
+    """
     if isinstance(example, Conversation):
         return _conversation(example)
     if isinstance(example, Passage):
@@ -74,26 +77,30 @@ def to_row(example: Example) -> dict[str, Any]:
 
 
 def _conversation(example: Conversation) -> dict[str, Any]:
-    messages = [_message(message) for message in example.messages]
     tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
+    if not example.rejected and example.desirable is None:
+        return {"messages": [_turn(message) | _flag(message) for message in example.messages], **tools}
+    turns = [_turn(message) for message in example.messages]
+    answer = next((i for i, message in enumerate(example.messages) if message.trained), len(turns) - 1)
+    prompt, chosen = turns[:answer], turns[answer:]  # of these formats the answer alone is trained, all of it
     if example.rejected:
-        rejected = [_message(message) for message in example.rejected]
-        return {"prompt": messages[:-1], "chosen": messages[-1:], "rejected": rejected, **tools}
-    if example.desirable is not None:
-        return {"prompt": messages[:-1], "completion": messages[-1:], "label": example.desirable, **tools}
-    return {"messages": messages, **tools}
+        return {"prompt": prompt, "chosen": chosen, "rejected": [_turn(m) for m in example.rejected], **tools}
+    return {"prompt": prompt, "completion": chosen, "label": example.desirable, **tools}
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """Role and content, and `train` where it is not what `train_on: responses` would say."""
-    usual = message.role is Role.ASSISTANT
-    flag = {} if message.trained == usual else {"train": message.trained}
-    return {"role": message.role.value, "content": message.content, **message.extra, **flag}
+def _turn(message: Message) -> dict[str, Any]:
+    return {"role": message.role.value, "content": message.content, **message.extra}
+
+
+def _flag(message: Message) -> dict[str, Any]:
+    """`train` where it is not what `train_on: responses` would say."""
+    return {} if message.trained == (message.role is Role.ASSISTANT) else {"train": message.trained}
 
 
 def _write_arrow(folder: Path, splits: Sequence[str]) -> None:
-    from datasets import DatasetDict, load_dataset  # slow to import
+    from datasets import DatasetDict, disable_progress_bars, load_dataset  # slow to import
 
+    disable_progress_bars()
     files = {split: str(folder / f"{split}.jsonl") for split in splits}
     cache = folder / ".arrow-cache"
     loaded = load_dataset("json", data_files=files, cache_dir=str(cache))

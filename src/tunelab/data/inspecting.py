@@ -19,6 +19,7 @@ _OPEN, _CLOSE = "⟦", "⟧"  # told apart without colour too (NO_COLOR, a log f
 _TRAINED, _MASKED, _NOTE, _ID = "bold green", "dim", "cyan", "cyan"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _MAX_TOKENS = 2000  # of one example; shared by its stretches
+_MAX_GLIMPSE_TOKENS = 300  # of one example at the start of a run
 _MIN_STRETCH_TOKENS = 16
 
 
@@ -67,32 +68,35 @@ class InspectedExample:
 
 
 def inspect_example(
-    example: TokenizedExample, tokenizer: PreTrainedTokenizerBase, rejected: TokenizedExample | None = None
+    example: TokenizedExample,
+    tokenizer: PreTrainedTokenizerBase,
+    rejected: TokenizedExample | None = None,
+    max_tokens: int = _MAX_TOKENS,
 ) -> InspectedExample:
-    """Find the text of each token. The middle of long stretches is left out, so that no example is too long to show."""
+    """Find the text of each token. The middle of long stretches is left out, so that about `max_tokens` are shown."""
     return InspectedExample(
-        tokens=tuple(_tokens(example, tokenizer)),
+        tokens=tuple(_tokens(example, tokenizer, max_tokens)),
         origin=example.origin,
         num_tokens=example.num_tokens,
         num_supervised_tokens=example.num_supervised_tokens,
-        rejected=tuple(_tokens(rejected, tokenizer)) if rejected else (),
+        rejected=tuple(_tokens(rejected, tokenizer, max_tokens)) if rejected else (),
     )
 
 
-def _tokens(example: TokenizedExample, tokenizer: PreTrainedTokenizerBase) -> Iterator[InspectedToken]:
+def _tokens(example: TokenizedExample, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Iterator[InspectedToken]:
     ids: list[int] = cast(Any, example.input_ids).tolist()
     mask: list[bool] = cast(Any, example.loss_mask).tolist()
     end = 0
-    for start, stop in _shown_spans(mask):
+    for start, stop in _shown_spans(mask, max_tokens):
         hidden, end = start - end, stop
         for index, (text, raw, completed) in enumerate(_texts(ids, start, stop, tokenizer), start):
             yield InspectedToken(text, ids[index], mask[index], raw, completed, hidden if index == start else 0)
 
 
-def _shown_spans(mask: Sequence[bool]) -> list[tuple[int, int]]:
+def _shown_spans(mask: Sequence[bool], max_tokens: int) -> list[tuple[int, int]]:
     """What is shown, as (start, stop): all but the middle of runs of equally masked tokens that are long."""
     lengths = [len(list(run)) for _, run in groupby(mask)]
-    half = max(_MAX_TOKENS // max(len(lengths), 1), _MIN_STRETCH_TOKENS) // 2
+    half = max(max_tokens // max(len(lengths), 1), _MIN_STRETCH_TOKENS) // 2
     spans: list[tuple[int, int]] = []
     start = begin = 0
     for length in lengths:
@@ -150,8 +154,9 @@ def _is_text(raw: bytes) -> bool:
 def render_examples(
     examples: Sequence[TokenizedExample], tokenizer: PreTrainedTokenizerBase, limit: int = 3, show_ids: bool = False
 ) -> RenderableType:
-    """Return the first `limit` examples for a rich console, with a legend."""
-    return render_inspected([inspect_example(each, tokenizer) for each in examples[:limit]], show_ids=show_ids)
+    """Return the first `limit` examples for a rich console, with a legend; of long ones beginning and end."""
+    shown = [inspect_example(each, tokenizer, max_tokens=_MAX_GLIMPSE_TOKENS) for each in examples[:limit]]
+    return render_inspected(shown, show_ids=show_ids)
 
 
 def render_inspected(

@@ -4,7 +4,7 @@ import gc
 import shutil
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -130,7 +130,7 @@ def _build(
     report = DataReport(
         sources=[_source_report(feed, tally, number, digests[number]) for number, feed in enumerate(stage.feeds)],
         template=chosen.name,
-        template_policy=list(chosen.policy),
+        template_policy=[*chosen.policy, *_remarks(stage, tally)],
         end_of_turn=stage.renderer.end_of_turn,
         train_on=to_plain(config)["train_on"],
         max_length=config.max_length,
@@ -179,12 +179,28 @@ def _check_unchanged(sources: Sources, digests: Digests) -> None:
             raise DataError(f"{source.key}: {source.name!r} changed while it was read; run again when it is complete.")
 
 
+def _remarks(stage: Stage, tally: Tally) -> Iterator[str]:
+    """What a person may not expect: splits that stayed empty, answers that are not learned."""
+    num_rows = sum(tally.num_split_rows.values())
+    for split in ("validation", "test"):
+        fraction = to_plain(stage.config)[f"{split}_fraction"]
+        if not tally.num_split_rows[split] and fraction:
+            yield (
+                f"No row is held out for {split}: of {num_rows:,} rows data.{split}_fraction={fraction:g} took none; "
+                f"raise it or set data.{split}_path=<file>."
+            )
+    if any(feed.layout.format == "preference" for feed in stage.feeds):
+        yield "Of preference pairs the chosen answer is trained; the rejected one is not used."
+    if any(feed.layout.format == "kto" for feed in stage.feeds):
+        yield "Of rows labelled by KTO the desirable answers are trained; the others are left out."
+
+
 def _source_report(feed: Feed, tally: Tally, number: int, sha256: dict[str, str]) -> SourceReport:
     source, layout = feed.source, feed.layout
     return SourceReport(
         name=source.name,
         format=layout.format,
-        remark=f"{source.note} {layout.remark}".strip(),
+        remark="; ".join(filter(None, [source.note.rstrip("."), layout.remark])),
         weight=source.weight,
         num_rows=tally.num_rows[number],
         num_bad=tally.num_bad[number],

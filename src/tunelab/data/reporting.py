@@ -214,25 +214,25 @@ def _figure(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
-def _finding_lines(findings: Sequence[Mapping[str, Any]]) -> list[Text]:
-    """One line each: what does not fit in the width is cut, it stands in data_report.json and on the page."""
-    cells = [[printable(cell) for cell in _finding_cells(finding)] for finding in findings]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [Text(no_wrap=True, overflow="ellipsis") for _ in cells]
-    for line, (action, where, counts, about) in zip(lines, cells, strict=True):
-        line.append(f"{action:<{widths[0]}}  ", style=_ACTION_STYLES.get(action))
-        line.append(f"{where:<{widths[1]}}  {counts:<{widths[2]}}  ")
-        line.append(about, style="dim")
-    return lines
+def _finding_lines(findings: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """Action, check and sentence side by side; all places stand in data_report.json and on the page."""
+    if not findings:
+        return []
+    grid = Table.grid(padding=(0, 2))
+    for finding in findings:
+        action = str(finding["action"])
+        grid.add_row(
+            Text(printable(action), style=_ACTION_STYLES.get(action, "")),
+            Text(printable(spaced(str(finding["check"])))),
+            Text(printable(_about(finding)), style="dim"),
+        )
+    return [grid]
 
 
-def _finding_cells(finding: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    counts = f"{finding['num_examples']:,} found" + f", {finding['num_dropped']:,} dropped" * bool(
-        finding["num_dropped"]
-    )
-    about = [shorten(str(finding["detail"]), 200), _some(finding["origins"], _SHOWN_ORIGINS)]
-    where = f"{spaced(str(finding['check']))}, {finding['split']}"
-    return str(finding["action"]), where, counts, "; ".join(filter(None, about))
+def _about(finding: Mapping[str, Any]) -> str:
+    dropped = f"{finding['num_dropped']:,} dropped" if finding["num_dropped"] else ""
+    detail = shorten(str(finding["detail"]), 400).rstrip(".")
+    return "; ".join(filter(None, [detail, dropped, _some(finding["origins"], _SHOWN_ORIGINS)]))
 
 
 def _bad_row_lines(report: DataReport) -> list[Text]:

@@ -11,7 +11,7 @@ from tunelab.config import EvaluationConfig
 from tunelab.data.batching import cut
 from tunelab.data.collating import collate
 from tunelab.data.records import EvaluationExample, MicroBatch
-from tunelab.evaluation.generating import generate, inference
+from tunelab.evaluation.generating import can_be_completed, generate, inference
 from tunelab.evaluation.scoring import ExampleScores, aggregate, score
 from tunelab.evaluation.sums import TokenSums
 
@@ -64,9 +64,10 @@ def evaluate_split(
     """Measure `model` on `examples`, the first `config.max_examples` of them.
 
     Metrics: `num_examples`, `num_supervised_tokens`; `loss` (nats per supervised token), `perplexity` (inf
-    where it exceeds a float), `token_accuracy`; where `config.generate` also `finished_fraction` and those of
-    `scoring.aggregate`. Rates are fractions in [0, 1]. What does not apply (no supervised token, no JSON) is
-    absent. The model is in eval mode meanwhile, and as before afterwards.
+    where it exceeds a float), `token_accuracy`; where `config.generate` also `finished_fraction`, those of
+    `scoring.aggregate`, and `num_not_completed`: examples without a prompt, or whose prompt fills every position.
+    Rates are fractions in [0, 1]. What does not apply (no supervised token, no JSON) is absent. The model is in
+    eval mode meanwhile, and as before afterwards.
     """
     config, padded = settings.config, settings.padded
     examples = examples[: config.max_examples]
@@ -77,8 +78,12 @@ def evaluate_split(
     ]
     metrics = {"num_examples": float(len(examples))}
     metrics |= _loss_metrics(sum_tokens(model, micro_batches, settings.score_tokens, settings.device))
-    examples = [example for example in examples if example.prompt_ids]  # a document has no prompt to complete
-    if not config.generate or not examples:
+    if not config.generate:
+        return SplitEvaluation(metrics, [])
+    all_examples, examples = examples, [e for e in examples if can_be_completed(model, e.prompt_ids)]
+    if len(examples) < len(all_examples):
+        metrics["num_not_completed"] = float(len(all_examples) - len(examples))
+    if not examples:
         return SplitEvaluation(metrics, [])
     predictions, scores = _predict(model, tokenizer, examples, config, settings.end_token_ids)
     finished = sum(prediction.finished for prediction in predictions)

@@ -86,6 +86,12 @@ def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
     raise ModelError(f"generation: expected a transformers causal LM, found {type(model).__name__}.")
 
 
+def can_be_completed(model: torch.nn.Module, prompt_ids: Sequence[int]) -> bool:
+    """Whether there is a prompt, and a position left behind it: not so for a document, or a prompt cut to the limit."""
+    max_positions = _max_positions(_causal_lm(model))
+    return bool(prompt_ids) and (max_positions is None or len(prompt_ids) < max_positions)
+
+
 def _max_positions(causal_lm: PreTrainedModel) -> int | None:
     """Positions the model has, prompt and completion together; None where its architecture sets no limit."""
     config: Any = causal_lm.config

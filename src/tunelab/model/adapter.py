@@ -78,8 +78,20 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
             f"peft: the adapter does not fit this model ({first_line(error)}); "
             f"its linear modules are {', '.join(names)}."
         ) from error
+    _require_targets(wrapped, getattr(config, "target_modules", None))
     add_low_rank_in_place(wrapped)
     return cast(PeftModel, wrapped.train())
+
+
+def _require_targets(model: Any, wanted: object) -> None:
+    """PEFT is content where one of several names fits a module."""
+    found: list[str] = list(getattr(model, "targeted_module_names", ()))
+    for name in sorted(wanted) if isinstance(wanted, set | list) and found else ():
+        if not any(module == name or module.endswith(f".{name}") for module in found):
+            known = {module.rpartition(".")[2] for module in found}
+            raise ModelError(
+                f"peft.target_modules: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
+            )
 
 
 def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:

@@ -169,7 +169,7 @@ def test_overlap_in_any_way_and_order(action: Action) -> None:
     assert ours.origins == ("train.jsonl:2", "train.jsonl:3", "train.jsonl:4")
     assert theirs.origins == ("test.jsonl:1", "test.jsonl:2")
     by_words = 1 if drop else 2  # what left for another reason was not compared
-    assert f"(1 exactly, 1 nearly, {by_words} by 13 words in a row)" in ours.detail
+    assert f"(1 exactly, 1 nearly, {by_words} only 13 words in a row)" in ours.detail
 
 
 def test_ngram_length_is_the_configured_one() -> None:

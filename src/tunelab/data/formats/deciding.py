@@ -60,12 +60,26 @@ def decide_layout(format: str, columns: ColumnsConfig, tags: TagsConfig, rows: S
     """
     present = dict.fromkeys(name for row in rows for name in row.fields)
     source = Source(rows, present, to_plain(columns), to_plain(tags))
-    layout = _chosen(FORMATS if format == AUTO else _named(format), format, source)
+    formats = FORMATS if format == AUTO else _named(format)
+    _require_named_columns(formats, source)
+    layout = _chosen(formats, format, source)
     _refuse_two_columns(layout, source)
     mark_read(columns, *(layout.reader.parts().keys() & OVERRIDABLE))
     if layout.tags:
         mark_read(tags, *source.tags)
     return replace(layout, remark=_remark(layout, "found by auto" if format == AUTO else "as set", source))
+
+
+def _require_named_columns(formats: Sequence[Format], source: Source) -> None:
+    """Raise DataError where the rows lack a column that the person named for one of these formats."""
+    read = {part for known in formats for part in known.parts()}
+    for part, name in source.columns.items():
+        if name and part in read and source.rows and name not in source.present:
+            raise DataError(
+                f"{source.origin}: expected a column {name!r} as data.columns.{part} says, found "
+                f"{keys_of(source.present, 'column')}{did_you_mean(name, source.present)}; "
+                f"set data.columns.{part}=<column>."
+            )
 
 
 def _named(name: str) -> list[Format]:

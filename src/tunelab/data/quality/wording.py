@@ -50,8 +50,8 @@ def overlap_detail(split: str, count: tuple[int, int], parts: Parts, rules: Rule
     other = "validation or test" if split == "train" else "train"
     sampled = f", of which one in {parts.one_in} was compared" if parts.one_in > 1 else ""
     return (
-        f"{_of(count, split)}: in {other} too ({parts.exactly:,} exactly, {parts.nearly:,} nearly, {parts.by_words:,} "
-        f"by {rules.ngram_words} words in a row{sampled})."
+        f"{_of(count, split)}: {other} has the same ({parts.exactly:,} exactly, {parts.nearly:,} nearly, "
+        f"{parts.by_words:,} only {rules.ngram_words} words in a row{sampled})."
     )
 
 
