@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab.config import EvaluateConfig, InspectConfig, PrepareConfig, RunConfig, Section, forget_reads, to_plain
-from tunelab.errors import ConfigError, TunelabError, first_line
+from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
+from tunelab.process import interruptible, mend_streams
 from tunelab.suggesting import explain_unknown_key
 
 ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig)
@@ -56,32 +57,47 @@ def command(
 ) -> Callable[[Callable[[ConfigT, Invocation], float | None]], Callable[[], None]]:
     """Make a Hydra command of a function of (config, invocation).
 
-    Errors a user can mend are printed as one sentence and end the process with exit code 1.
+    Errors a user can mend are printed as one sentence and end the process with exit code 1, in a sweep after its
+    other jobs.
     """
 
     def decorate(task: Callable[[ConfigT, Invocation], float | None]) -> Callable[[], None]:
-        composed = False
+        composed = failed = False
 
         def on_composed(node: DictConfig) -> float | None:
-            nonlocal composed
+            nonlocal composed, failed
             composed = True
             invocation = _invocation()
             try:
                 return task(to_config(node, schema), invocation)
             except TunelabError as error:
-                if invocation.sweep_dir is not None:
-                    raise  # the sweep goes on with its other jobs
-                _exit(str(error))
+                if invocation.sweep_dir is None:
+                    _exit(str(error))
+                failed = True  # the sweep goes on with its other jobs
+                print(f"error: {' '.join(invocation.overrides)}: {error}", file=sys.stderr)
+                return None
 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
+            mend_streams()
             for name, node in SCHEMAS.items():
                 ConfigStore.instance().store(name=name, node=node)
             try:
                 sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
-                hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(on_composed)()
+                main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
+                with interruptible():
+                    main(on_composed)()
+                if failed:
+                    sys.exit(1)
             except TunelabError as error:
                 _exit(str(error))
+            except Interrupted as error:
+                _exit(str(error), error.exit_code)
+            except OSError as error:
+                problem = storage_problem(error, "a file")
+                if problem is None:
+                    raise
+                _exit(f"{problem}; mend that, and start again.")
             except (HydraException, OmegaConfBaseException) as error:
                 _exit(explain_hydra_error(error, schema))
             except ValueError as error:  # Hydra's own, for a group set to what is no option's name
@@ -116,8 +132,8 @@ def to_config(node: DictConfig, schema: type[ConfigT]) -> ConfigT:
     return config
 
 
-def load_config(path: Path) -> RunConfig:
-    """Read the `config.yaml` of a run folder back, type-checked against the schema.
+def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read the `config.yaml` of a run folder back, type-checked against the schema, with `changes` (`key=value`).
 
     Raises:
         ConfigError: there is no such file, or it does not fit the schema.
@@ -128,7 +144,8 @@ def load_config(path: Path) -> RunConfig:
         saved = OmegaConf.load(path)
         assert isinstance(saved, DictConfig)
         own = OmegaConf.masked_copy(saved, [str(k) for k in saved if k not in ("defaults", "hydra")])
-        return to_config(typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunConfig), own)), RunConfig)
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), own, OmegaConf.from_dotlist(list(changes)))
+        return to_config(typing.cast(DictConfig, merged), RunConfig)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
 
@@ -198,6 +215,6 @@ def _invocation() -> Invocation:
     )
 
 
-def _exit(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+def _exit(message: str, code: int = 1) -> None:
+    print(f"error: {message}" if code == 1 else message, file=sys.stderr)
+    sys.exit(code)

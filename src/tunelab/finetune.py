@@ -44,7 +44,6 @@ from tunelab.provenance import continued, doubts, provenance
 from tunelab.run import RunFolder, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
-    Interrupted,
     OrderlyStop,
     QuietEarlyStopping,
     RunCheckpoint,
@@ -84,7 +83,7 @@ def fine_tune(
     is_main = process_rank() == 0
     quiet_libraries()
     log = closing(RunConsole(folder.path / "run.log", quiet=not is_main))
-    with log as console, recorded(folder, config, (Interrupted,), is_main):
+    with log as console, recorded(folder, config, console.print, is_main):
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)

@@ -1,6 +1,8 @@
 """What a person sees while a run goes: the configuration as a tree, progress, and the result."""
 
+import contextlib
 import logging
+import os
 import sys
 import time
 import warnings
@@ -37,8 +39,15 @@ class RunConsole(Console):
     def close(self) -> None:
         """Close the log; what is printed afterwards shows here only."""
         if self._log is not None:
-            self._log.file.close()
+            with contextlib.suppress(OSError):  # a full disk, which what was to be written has already met
+                self._log.file.close()
             self._log = None
+
+    def on_broken_pipe(self) -> None:
+        """Go on without standard output, of which nobody reads the rest (`train.py | head`)."""
+        self.quiet = True
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print here and to the log."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from tunelab.atomic import write_text
+from tunelab.atomic import append_line, write_text
 from tunelab.strict_json import finite
 from tunelab.training.module import CausalLMModule
 
@@ -61,8 +61,7 @@ class MetricsWriter(pl.Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite({"step": step, **metrics}), allow_nan=False) + "\n")
+        append_line(self._path, json.dumps(finite({"step": step, **metrics}), allow_nan=False))
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
         self._listener(step, metrics)
