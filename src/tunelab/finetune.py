@@ -52,7 +52,7 @@ from tunelab.training.callbacks import (
 from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
-from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, remember_ids
+from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, start_trackers
 from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.trainer import build_trainer
 
@@ -95,6 +95,7 @@ def fine_tune(
             mark_read_later(config, plan, prepared)
             refuse_unread_keys(config, overrides)
             loggers = _loggers(session) if is_main else {}
+            start_trackers(loggers, folder.path)
         with folder.stage("load"):
             base_model = _load_base(session)
             measure = prove_shortcuts(config, prepared, base_model, console)
@@ -216,7 +217,6 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Map
             folder=str(folder.path),
         )
         data = SftDataModule(prepared.data.train, prepared.data.validation.tokenized, plan.steps)
-        remember_ids(loggers, folder.path)
         trainer.fit(module, data, ckpt_path=str(session.resume_point.path) if session.resume_point else None)
     folder.summary.facts["num_steps"] = trainer.global_step
     if trainer.global_step < plan.steps.total_steps:
