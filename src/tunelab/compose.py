@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tunelab.config import EvaluateConfig, InspectConfig, PrepareConfig, RunConfig, Section, forget_reads, to_plain
 from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
@@ -100,6 +102,8 @@ def command(
                 _exit(f"{problem}; mend that, and start again.")
             except (HydraException, OmegaConfBaseException) as error:
                 _exit(explain_hydra_error(error, schema))
+            except YAMLError as error:
+                _exit(f"--config-name: expected YAML, found a damaged file ({_in_one_line(error)}).")
             except ValueError as error:  # Hydra's own, for a group set to what is no option's name
                 if composed:
                     raise
@@ -127,7 +131,11 @@ def to_config(node: DictConfig, schema: type[ConfigT]) -> ConfigT:
     if missing:
         raise ConfigError(f"{missing[0]}: expected a value, found none; set {missing[0]}=<value>.")
     config = OmegaConf.to_object(node)
-    assert isinstance(config, schema)
+    if not isinstance(config, schema):
+        raise ConfigError(
+            "--config-name: expected a configuration whose defaults begin with the schema, as the config.yaml of a run "
+            "folder does, found one without."
+        )
     forget_reads(config)  # building the tree read its values; from here on reading means using
     return config
 
@@ -142,10 +150,13 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: expected the config.yaml of a run folder, found no such file.")
     try:
         saved = OmegaConf.load(path)
-        assert isinstance(saved, DictConfig)
+        if not isinstance(saved, DictConfig):
+            raise ConfigError(f"{path}: expected the configuration of a run, found a list; put the file back.")
         own = OmegaConf.masked_copy(saved, [str(k) for k in saved if k not in ("defaults", "hydra")])
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), own, OmegaConf.from_dotlist(list(changes)))
         return to_config(typing.cast(DictConfig, merged), RunConfig)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, found a damaged file ({_in_one_line(error)}).") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
 
@@ -184,7 +195,19 @@ def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type"))]
     sentence = " ".join(lines).split(" Config search path:")[0]
+    if typed := re.match(r"LexerNoViableAlt\w*: (.*?)=(.*?) *\^", sentence):
+        name, value = typed.groups()
+        return f"{name}: expected plain letters, found {name}={value}; quote the value: '{name}=\"{value}\"'."
+    if re.search(r"field '.*' is not Optional", sentence):
+        return f"{key}: expected a value, found null; set {key}=<value>."
+    if found := re.match(r"Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", sentence):
+        kind = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}[found[2]]
+        return f"{key}: expected {kind}, found {found[1]}; set {key}=<value>."
     return f"{key}: {sentence}" if key and key not in sentence else sentence
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _checked(argument: str, known: dict[str, bool], open_ended: list[str]) -> str:

@@ -69,9 +69,9 @@ def quiet_libraries() -> None:
 
 
 def config_tree(config: RunConfig) -> Tree:
-    """The whole configuration, sections as branches."""
-    tree = Tree(Text("configuration", style="bold"))
-    _grow(tree, to_plain(config))
+    """The configuration, sections as branches; what is null or empty is left out."""
+    tree = Tree(Text("configuration (null and empty values are left out; config.yaml has all)", style="bold"))
+    _grow(tree, _without_nothing(to_plain(config)))
     return tree
 
 
@@ -131,6 +131,12 @@ def closing_lines(folder: Path, adapter: Path) -> str:
         f"look         tensorboard --logdir {folder.parent}\n"
         f"measure      python evaluate.py run={folder}"
     )
+
+
+def _without_nothing(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without values, and sections of values, that are null or empty."""
+    kept = {key: _without_nothing(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    return {key: value for key, value in kept.items() if value not in (None, {}, [])}
 
 
 def _grow(branch: Tree, mapping: Mapping[str, Any]) -> None:

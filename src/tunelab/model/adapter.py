@@ -94,7 +94,8 @@ def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
     for name in wanted:
         if name.rpartition(".")[2] not in known:
             raise ModelError(
-                f"peft.modules_to_save: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
+                f"peft.modules_to_save: expected names of modules, found {name!r}"
+                f"{did_you_mean(name, sorted(known)) or '.'}"
             )
 
 
