@@ -1,6 +1,7 @@
 """The command line: what it prints, how it fails, and what it repeats."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -115,3 +116,39 @@ def test_a_key_of_training_is_unknown_to_evaluation():
 
 def test_the_environment_is_not_left_changed():
     assert "HYDRA_FULL_ERROR" not in os.environ  # composing in tests must not go through the command
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"- 1\n", b"\xff\xfe", b"model: 3\n"])
+def test_a_damaged_config_of_a_run_is_one_sentence(content: bytes, tmp_path: Path):
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml: ") as caught:
+        load_config(tmp_path / "config.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "said"),
+    [
+        ("a: [", (), "expected YAML, found a damaged file"),
+        ("", (), "defaults begin with the schema"),
+        ("seed: 1", (), "defaults begin with the schema"),
+        (None, ("name=ü",), "quote the value: 'name=\"ü\"'"),
+        (None, ("seed=null",), "seed: expected a value, found null"),
+        (None, ("optim.lr=abc",), "optim.lr: expected a number, found 'abc'; set optim.lr=<value>."),
+    ],
+)
+def test_what_hydra_cannot_read_is_one_sentence(
+    content, arguments, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    if content is not None:
+        (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
+        arguments = ("--config-path", str(tmp_path), "--config-name", "mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "train.py"), *arguments])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
+    error = capsys.readouterr().err
+    assert caught.value.code == 1
+    assert said in error
+    assert error.count("\n") == 1

@@ -323,3 +323,10 @@ def test_groups_dictionaries_and_deletions_are_not_audited(compose_config):
 def test_did_you_mean_is_silent_where_nothing_is_close():
     assert did_you_mean("zzz", ["alpha"]) == ""
     assert did_you_mean("alhpa", ["alpha"]) == "; did you mean 'alpha'?"
+
+
+@pytest.mark.parametrize("name", ["", ".", "/abs", "../../x", "a/../../b"])
+def test_a_run_lies_under_the_output_folder(name: str):
+    with pytest.raises(ConfigError, match=r"^name: expected a folder name under <output_dir>/runs"):
+        RunConfig(name=name)
+    assert RunConfig(name="paper/ü 1").name == "paper/ü 1"

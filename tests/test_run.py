@@ -1,20 +1,24 @@
 """The run folder: names, summary, provenance."""
 
+import contextlib
 import datetime
+import errno
 import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
-from tunelab import run
+from tunelab import atomic, run
 from tunelab.config import RunConfig, to_plain
-from tunelab.errors import ConfigError, DataError
+from tunelab.errors import ConfigError, DataError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
-from tunelab.run import RunFolder, config_hash, create_run_folder, open_run_folder, recorded, resumed_config
-from tunelab.training.callbacks import Interrupted
+from tunelab.run import RunFolder, config_hash, create_run_folder, open_run_folder, recorded, resumable
 
 
 class OneSecond(datetime.datetime):
@@ -86,7 +90,7 @@ def test_every_ending_leaves_a_summary(error, status: str, reason: str | None, c
     folder = RunFolder(tmp_path)
 
     def work() -> None:
-        with recorded(folder, config, (Interrupted,)), folder.stage("train"):
+        with recorded(folder, config), folder.stage("train"):
             folder.summary.metrics["test/loss"] = 0.5
             if error:
                 raise error
@@ -107,14 +111,14 @@ def test_every_ending_leaves_a_summary(error, status: str, reason: str | None, c
 
 
 def test_only_the_main_process_writes(config, tmp_path: Path):
-    with recorded(RunFolder(tmp_path), config, (), is_main=False):
+    with recorded(RunFolder(tmp_path), config, is_main=False):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 def test_paths_of_a_summary_are_relative_and_exist(config, tmp_path: Path):
     folder = RunFolder(tmp_path)
-    with recorded(folder, config, ()):
+    with recorded(folder, config):
         folder.write_text("config.yaml", "")
         folder.adapter.mkdir()
     assert read(folder)["paths"] == {"config": "config.yaml", "adapter": "adapter"}
@@ -128,12 +132,127 @@ def test_metrics_are_merged_into_what_is_there(tmp_path: Path):
 
 
 def test_a_resumed_run_takes_memory_knobs_only():
-    saved, given = RunConfig(seed=3), RunConfig()
-    given.trainer.micro_batch_tokens = 64
-    config = resumed_config(saved, given, ["resume=somewhere", "trainer.micro_batch_tokens=64"])
-    assert (config.seed, config.trainer.micro_batch_tokens) == (3, 64)
+    typed = ["resume=somewhere", "trainer.micro_batch_tokens=64"]
+    assert resumable(typed) == ["trainer.micro_batch_tokens=64"]
     with pytest.raises(ConfigError, match=r"^optim\.lr: a resumed run keeps the configuration"):
-        resumed_config(saved, given, ["resume=somewhere", "optim.lr=1"])
+        resumable(["resume=somewhere", "optim.lr=1"])
+
+
+def attempt(folder: RunFolder, config: RunConfig, error: BaseException | None, **metrics: float) -> None:
+    """One start of a run, which measures and then ends so."""
+    folder = RunFolder(folder.path)
+    with contextlib.suppress(TunelabError, Interrupted), recorded(folder, config):
+        folder.summary.metrics |= metrics
+        if error:
+            raise error
+
+
+def test_a_failed_attempt_leaves_a_finished_run_as_it_is(config, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = RunFolder(tmp_path)
+    attempt(folder, config, None, loss=0.5)
+    before = read(folder)
+    for error in (DataError("the file is gone"), Interrupted(signal.SIGTERM)):
+        attempt(folder, config, error)
+        assert read(folder) == before
+    said = capsys.readouterr().out
+    assert "failed: the file is gone\nthe results of the finished run stay as they were" in said
+    assert "interrupted: stopped by SIGTERM" in said
+
+
+def test_an_attempt_keeps_the_metrics_of_those_before(config, tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    attempt(folder, config, Interrupted(signal.SIGTERM), loss=0.5)
+    attempt(folder, config, DataError("the file is gone"), other=1.0)
+    assert (read(folder)["status"], read(folder)["metrics"]) == ("failed", {"loss": 0.5, "other": 1.0})
+    attempt(folder, config, None, loss=0.25)
+    assert (read(folder)["status"], read(folder)["reason"]) == ("finished", None)
+    assert read(folder)["metrics"] == {"loss": 0.25, "other": 1.0}
+
+
+HOLDS = """
+import os, signal, sys
+from tunelab.run import RunFolder
+from pathlib import Path
+with RunFolder(Path(sys.argv[1])).only_process():
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def test_a_folder_has_one_process_and_a_killed_one_blocks_nothing(config, tmp_path: Path):
+    other = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(ConfigError, match="another process is writing"), recorded(RunFolder(tmp_path), config):
+            pytest.fail("the folder is held")
+        assert not (tmp_path / "summary.json").exists()
+    finally:
+        other.kill()
+        other.communicate()
+    attempt(RunFolder(tmp_path), config, None)
+    assert read(RunFolder(tmp_path))["status"] == "finished"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_a_full_disk_ends_in_one_sentence(number: int, has_checkpoint: bool, config, tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    if has_checkpoint:
+        folder.checkpoints.mkdir()
+        (folder.checkpoints / "last.ckpt").touch()
+    remedy = f"resume={tmp_path}" if has_checkpoint else "start the run again"
+    file = tmp_path / "metrics.jsonl"
+    with (
+        pytest.raises(TunelabError, match=f"^{file}: {os.strerror(number)}; .*{remedy}"),
+        recorded(folder, config),
+        atomic.naming(file),
+    ):
+        raise OSError(number, os.strerror(number))  # as of a write: no file name
+    assert read(folder)["reason"].startswith(f"{file}: ")
+    assert not (tmp_path / "traceback.txt").exists()
+
+
+def test_a_disk_too_full_for_the_summary(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(TunelabError, match=r"summary\.json: No space left"), recorded(RunFolder(tmp_path), config):
+        pass
+    with pytest.raises(DataError, match="first"), recorded(RunFolder(tmp_path), config):
+        raise DataError("first")
+
+
+def test_an_error_of_a_rust_library_is_understood(config, tmp_path: Path):
+    with pytest.raises(TunelabError, match="No space left"), recorded(RunFolder(tmp_path), config):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_outside_of_training_is_recorded(number: signal.Signals, config, tmp_path: Path):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, recorded(RunFolder(tmp_path), config):
+        os.kill(os.getpid(), number)
+    assert caught.value.exit_code == 128 + number
+    assert read(RunFolder(tmp_path))["reason"] == f"stopped by {number.name}"
+    assert signal.getsignal(number) is before
+
+
+def test_an_ignored_signal_stays_ignored(config, tmp_path: Path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with recorded(RunFolder(tmp_path), config):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert read(RunFolder(tmp_path))["status"] == "finished"
+
+
+def test_a_damaged_json_file_is_named(tmp_path: Path):
+    (tmp_path / "summary.json").write_bytes(b"\xff{")
+    with pytest.raises(ConfigError, match=r"summary\.json: expected JSON"):
+        RunFolder(tmp_path).read_summary()
 
 
 def test_no_secret_reaches_a_file(tiny_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

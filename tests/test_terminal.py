@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tunelab.config import RunConfig
 from tunelab.errors import ConfigError
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
-from tunelab.terminal import RunConsole
+from tunelab.terminal import RunConsole, config_tree
 
 
 def test_what_is_printed_is_logged_until_closed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -35,3 +36,15 @@ def test_a_run_that_fails_closes_its_log(tiny_config, tmp_path: Path):
         gc.collect()
     assert (tmp_path / "run.log").is_file()
     assert [str(each.message) for each in caught if "run.log" in str(each.message)] == []
+
+
+def test_the_tree_leaves_out_what_is_null(capsys: pytest.CaptureFixture[str]):
+    config = RunConfig(name="mine", seed=0, peft={"r": 4, "layers": None})
+    config.data.columns.prompt = "question"
+    RunConsole().print(config_tree(config))
+    shown = capsys.readouterr().out
+    assert "null and empty values are left out" in shown.splitlines()[0]
+    assert "None" not in shown
+    assert "tags" not in shown
+    for line in ("seed: 0", "r: 4", "prompt: question", "base: True"):
+        assert line in shown

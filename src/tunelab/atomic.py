@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,44 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by a file of this content; whatever fails, a kill included, leaves the old file.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: the folder cannot be written, or the disk is full; it names `path`.
     """
     staging = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with staging.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-        fsync_folder(path.parent)
+        with naming(path):
+            _replace(path, staging, content)
     finally:
         staging.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a UTF-8 text file.
+
+    Raises:
+        OSError: as `write_bytes`.
+    """
+    with naming(path), path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Generator[None]:
+    """Name `path` in the error of the system: that of a full disk names no file, and ours go by another name first."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, staging: Path, content: bytes) -> None:
+    with staging.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(path)
+    fsync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

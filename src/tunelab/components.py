@@ -39,7 +39,7 @@ def resolve_target(target: str, slot: str, kind: type[T]) -> type[T]:
     if not (inspect.isclass(found) and issubclass(found, kind) and not inspect.isabstract(found)):
         known = [n for n in dir(module) if inspect.isclass(c := getattr(module, n, None)) and issubclass(c, kind)]
         hint = did_you_mean(class_name, known)
-        raise ConfigError(f"{slot}._target_: {target!r} is no {kind.__name__} of {module_name}{hint}.")
+        raise ConfigError(f"{slot}._target_: {target!r} is no {kind.__name__} of {module_name}{hint or '.'}")
     return found
 
 

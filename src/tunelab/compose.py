@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +17,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tunelab.config import EvaluateConfig, InspectConfig, PrepareConfig, RunConfig, Section, forget_reads, to_plain
-from tunelab.errors import ConfigError, TunelabError, first_line
+from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
+from tunelab.process import interruptible, mend_streams
 from tunelab.suggesting import explain_unknown_key
 
 ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig)
@@ -56,34 +59,51 @@ def command(
 ) -> Callable[[Callable[[ConfigT, Invocation], float | None]], Callable[[], None]]:
     """Make a Hydra command of a function of (config, invocation).
 
-    Errors a user can mend are printed as one sentence and end the process with exit code 1.
+    Errors a user can mend are printed as one sentence and end the process with exit code 1, in a sweep after its
+    other jobs.
     """
 
     def decorate(task: Callable[[ConfigT, Invocation], float | None]) -> Callable[[], None]:
-        composed = False
+        composed = failed = False
 
         def on_composed(node: DictConfig) -> float | None:
-            nonlocal composed
+            nonlocal composed, failed
             composed = True
             invocation = _invocation()
             try:
                 return task(to_config(node, schema), invocation)
             except TunelabError as error:
-                if invocation.sweep_dir is not None:
-                    raise  # the sweep goes on with its other jobs
-                _exit(str(error))
+                if invocation.sweep_dir is None:
+                    _exit(str(error))
+                failed = True  # the sweep goes on with its other jobs
+                print(f"error: {' '.join(invocation.overrides)}: {error}", file=sys.stderr)
+                return None
 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
+            mend_streams()
             for name, node in SCHEMAS.items():
                 ConfigStore.instance().store(name=name, node=node)
             try:
                 sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
-                hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(on_composed)()
+                main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
+                with interruptible():
+                    main(on_composed)()
+                if failed:
+                    sys.exit(1)
             except TunelabError as error:
                 _exit(str(error))
+            except Interrupted as error:
+                _exit(str(error), error.exit_code)
+            except OSError as error:
+                problem = storage_problem(error, "a file")
+                if problem is None:
+                    raise
+                _exit(f"{problem}; mend that, and start again.")
             except (HydraException, OmegaConfBaseException) as error:
                 _exit(explain_hydra_error(error, schema))
+            except YAMLError as error:
+                _exit(f"--config-name: expected YAML, found a damaged file ({_in_one_line(error)}).")
             except ValueError as error:  # Hydra's own, for a group set to what is no option's name
                 if composed:
                     raise
@@ -111,13 +131,17 @@ def to_config(node: DictConfig, schema: type[ConfigT]) -> ConfigT:
     if missing:
         raise ConfigError(f"{missing[0]}: expected a value, found none; set {missing[0]}=<value>.")
     config = OmegaConf.to_object(node)
-    assert isinstance(config, schema)
+    if not isinstance(config, schema):
+        raise ConfigError(
+            "--config-name: expected a configuration whose defaults begin with the schema, as the config.yaml of a run "
+            "folder does, found one without."
+        )
     forget_reads(config)  # building the tree read its values; from here on reading means using
     return config
 
 
-def load_config(path: Path) -> RunConfig:
-    """Read the `config.yaml` of a run folder back, type-checked against the schema.
+def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read the `config.yaml` of a run folder back, type-checked against the schema, with `changes` (`key=value`).
 
     Raises:
         ConfigError: there is no such file, or it does not fit the schema.
@@ -126,9 +150,13 @@ def load_config(path: Path) -> RunConfig:
         raise ConfigError(f"{path}: expected the config.yaml of a run folder, found no such file.")
     try:
         saved = OmegaConf.load(path)
-        assert isinstance(saved, DictConfig)
+        if not isinstance(saved, DictConfig):
+            raise ConfigError(f"{path}: expected the configuration of a run, found a list; put the file back.")
         own = OmegaConf.masked_copy(saved, [str(k) for k in saved if k not in ("defaults", "hydra")])
-        return to_config(typing.cast(DictConfig, OmegaConf.merge(OmegaConf.structured(RunConfig), own)), RunConfig)
+        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), own, OmegaConf.from_dotlist(list(changes)))
+        return to_config(typing.cast(DictConfig, merged), RunConfig)
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML, found a damaged file ({_in_one_line(error)}).") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
 
@@ -180,7 +208,19 @@ def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type"))]
     sentence = " ".join(lines).split(" Config search path:")[0]
+    if typed := re.match(r"LexerNoViableAlt\w*: (.*?)=(.*?) *\^", sentence):
+        name, value = typed.groups()
+        return f"{name}: expected plain letters, found {name}={value}; quote the value: '{name}=\"{value}\"'."
+    if re.search(r"field '.*' is not Optional", sentence):
+        return f"{key}: expected a value, found null; set {key}=<value>."
+    if found := re.match(r"Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", sentence):
+        kind = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}[found[2]]
+        return f"{key}: expected {kind}, found {found[1]}; set {key}=<value>."
     return f"{key}: {sentence}" if key and key not in sentence else sentence
+
+
+def _in_one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _checked(argument: str, known: dict[str, bool], open_ended: list[str]) -> str:
@@ -211,6 +251,6 @@ def _invocation() -> Invocation:
     )
 
 
-def _exit(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(1)
+def _exit(message: str, code: int = 1) -> None:
+    print(f"error: {message}" if code == 1 else message, file=sys.stderr)
+    sys.exit(code)

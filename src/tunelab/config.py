@@ -4,6 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 from tunelab.errors import ConfigError
@@ -353,6 +354,9 @@ class RunConfig(Section):
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)
+        parts = PurePath(self.name).parts
+        inside = bool(parts) and ".." not in parts and not PurePath(self.name).is_absolute()
+        _require(inside, "name", "a folder name under <output_dir>/runs", self.name)
 
 
 class AnySplit(Enum):

@@ -45,7 +45,6 @@ from tunelab.provenance import continued, doubts, provenance
 from tunelab.run import RunFolder, recorded
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
-    Interrupted,
     OrderlyStop,
     QuietEarlyStopping,
     RunCheckpoint,
@@ -54,7 +53,7 @@ from tunelab.training.callbacks import (
 from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
-from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, remember_ids
+from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, start_trackers
 from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.trainer import build_trainer
 
@@ -85,7 +84,7 @@ def fine_tune(
     is_main = process_rank() == 0
     quiet_libraries()
     log = closing(RunConsole(folder.path / "run.log", quiet=not is_main))
-    with log as console, recorded(folder, config, (Interrupted,), is_main):
+    with log as console, recorded(folder, config, console.print, is_main):
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
@@ -97,6 +96,7 @@ def fine_tune(
             mark_read_later(config, plan, prepared)
             refuse_unread_keys(config, overrides)
             loggers = _loggers(session) if is_main else {}
+            start_trackers(loggers, folder.path)
         with folder.stage("load"):
             base_model = _load_base(session)
             measure = prove_shortcuts(config, prepared, base_model, console)
@@ -218,7 +218,6 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Map
             folder=str(folder.path),
         )
         data = SftDataModule(prepared.data.train, prepared.data.validation.tokenized, plan.steps)
-        remember_ids(loggers, folder.path)
         trainer.fit(module, data, ckpt_path=str(session.resume_point.path) if session.resume_point else None)
     folder.summary.facts["num_steps"] = trainer.global_step
     if trainer.global_step < plan.steps.total_steps:

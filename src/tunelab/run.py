@@ -2,22 +2,26 @@
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
-import signal
 import time
 import traceback
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from tunelab import atomic
-from tunelab.config import RunConfig, mark_read, to_plain
-from tunelab.errors import ConfigError, TunelabError
+from tunelab.config import RunConfig, to_plain
+from tunelab.errors import ConfigError, Interrupted, TunelabError, storage_problem
+from tunelab.process import interruptible
 
 SCHEMA_VERSION = 1
+LOCK_FILE = ".lock"  # stays; what is held is the system's lock on it, which ends with the process
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of network file systems
 
 
 @dataclass(slots=True)
@@ -55,9 +59,16 @@ class RunFolder:
         atomic.write_json(self.path / name, content)
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """What an earlier start of this run left in a JSON file; empty where there is none."""
+        """What an earlier start of this run left in a JSON file; empty where there is none.
+
+        Raises:
+            ConfigError: the file was damaged.
+        """
         path = self.path / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise ConfigError(f"{path}: expected JSON, found a damaged file; delete it, or put it back.") from error
 
     def read_summary(self) -> dict[str, Any]:
         """The summary an earlier start of this run left; empty where there is none."""
@@ -68,6 +79,34 @@ class RunFolder:
         summary = self.read_summary() or {"schema_version": SCHEMA_VERSION}
         summary["metrics"] = {**summary.get("metrics", {}), **metrics}
         self.write_json("summary.json", summary)
+
+    def way_on(self) -> str:
+        """What to type after the run was stopped."""
+        if any(self.checkpoints.glob("*.ckpt")):
+            return f"to go on: python train.py resume={self.path}"
+        return "there is no checkpoint yet: start the run again"
+
+    @contextlib.contextmanager
+    def only_process(self) -> Generator[None]:
+        """Hold the folder for this process; however it ends, nothing is left that blocks.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        lock = FileLock(self.path / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"resume: another process is writing to {str(self.path)!r}; wait for its end, or stop it first."
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        try:
+            yield
+        finally:
+            lock.release()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -113,24 +152,21 @@ def open_run_folder(path: str) -> RunFolder:
 RESUMABLE_KEYS = ("trainer.micro_batch_tokens", "trainer.log_every_steps", "objective.head_chunk_tokens")
 
 
-def resumed_config(saved: RunConfig, given: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration a run is continued with: its own, and the memory knobs typed with `resume`.
+def resumable(overrides: Sequence[str]) -> list[str]:
+    """The memory knobs typed with `resume`: they hold for this start, config.yaml stays as it is.
 
     Raises:
         ConfigError: something else was typed too, which would make it another run.
     """
-    mark_read(saved, "resume", "output_dir", "name")  # the folder was made, and is opened, by them
-    for override in overrides:
+    changes = [override for override in overrides if override.partition("=")[0] != "resume"]
+    for override in changes:
         key = override.partition("=")[0]
-        if key in RESUMABLE_KEYS:
-            section, _, name = key.partition(".")
-            setattr(getattr(saved, section), name, getattr(getattr(given, section), name))
-        elif key != "resume":
+        if key not in RESUMABLE_KEYS:
             raise ConfigError(
                 f"{key}: a resumed run keeps the configuration it was started with; only "
                 f"{', '.join(RESUMABLE_KEYS)} may change: remove {override!r}, or start a new run."
             )
-    return saved
+    return changes
 
 
 def config_hash(config: RunConfig) -> str:
@@ -142,43 +178,53 @@ def config_hash(config: RunConfig) -> str:
 
 @contextlib.contextmanager
 def recorded(
-    folder: RunFolder, config: RunConfig, interruptions: tuple[type[BaseException], ...], is_main: bool = True
+    folder: RunFolder, config: RunConfig, say: Callable[[str], None] = print, is_main: bool = True
 ) -> Generator[None]:
     """Write summary.json however the run ends: finished, failed (with the reason), or interrupted.
 
-    Only the process that `is_main` writes, of several that train together.
+    Only the process that `is_main` writes, of several that train together. What a finished run left stays as it is
+    where a later attempt ends otherwise: that is only said. The metrics of other attempts are kept until replaced.
+
+    Raises:
+        ConfigError: another process is writing to the folder.
+        TunelabError: the disk was full, or could not be written.
     """
     start = time.perf_counter()
-    status, reason = "finished", None
-    previous = signal.signal(signal.SIGTERM, _exit_on_signal)  # until training, which saves first, takes it over
-    try:
-        yield
-    except (*interruptions, KeyboardInterrupt, _Terminated) as error:
-        status, reason = "interrupted", str(error) or "stopped from the keyboard"
-        raise
-    except BaseException as error:
-        status = "failed"
-        reason = str(error) if isinstance(error, TunelabError) else f"{type(error).__name__}: {error}"
-        if is_main and not isinstance(error, TunelabError):
-            folder.write_text("traceback.txt", traceback.format_exc())
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-        folder.summary.times_seconds["total"] = round(time.perf_counter() - start, 3)
-        if is_main:
-            folder.write_json("summary.json", _summary(folder, config, status, reason))
+    with folder.only_process() if is_main else contextlib.nullcontext(), interruptible():
+        earlier = folder.read_summary() if is_main else {}
+
+        def record(status: str, reason: str | None) -> None:
+            folder.summary.times_seconds["total"] = round(time.perf_counter() - start, 3)
+            now = _summary(folder, config, status, reason)
+            metrics = {**earlier.get("metrics", {}), **now["metrics"]}
+            folder.write_json("summary.json", {**earlier, **now, "metrics": metrics})
+
+        try:
+            yield
+            if is_main:
+                record("finished", None)
+        except BaseException as error:
+            problem = storage_problem(error, str(folder.path))
+            ending = TunelabError(f"{problem}; mend that, {folder.way_on()}.") if problem else error
+            status, reason = _ending(ending)
+            if is_main:
+                with contextlib.suppress(OSError):  # which may be what ended the run
+                    if earlier.get("status") == "finished":
+                        say(f"{status}: {reason}\nthe results of the finished run stay as they were")
+                    else:
+                        record(status, reason)
+                    if status == "failed" and not isinstance(ending, TunelabError):
+                        folder.write_text("traceback.txt", traceback.format_exc())
+            if ending is error:
+                raise
+            raise ending from error
 
 
-class _Terminated(SystemExit):
-    """SIGTERM outside of training: the process ends with 128 + the signal's number."""
-
-    def __str__(self) -> str:
-        return "stopped by SIGTERM"
-
-
-def _exit_on_signal(number: int, frame: FrameType | None) -> None:
-    del frame
-    raise _Terminated(128 + number)
+def _ending(error: BaseException) -> tuple[str, str]:
+    """The status that `error` leaves, and the reason."""
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return "interrupted", str(error) or "stopped from the keyboard"
+    return "failed", str(error) if isinstance(error, TunelabError) else f"{type(error).__name__}: {error}"
 
 
 def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | None) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a person sees while a run goes: the configuration as a tree, progress, and the result."""
 
+import contextlib
 import logging
+import os
 import sys
 import time
 import warnings
@@ -37,8 +39,15 @@ class RunConsole(Console):
     def close(self) -> None:
         """Close the log; what is printed afterwards shows here only."""
         if self._log is not None:
-            self._log.file.close()
+            with contextlib.suppress(OSError):  # a full disk, which what was to be written has already met
+                self._log.file.close()
             self._log = None
+
+    def on_broken_pipe(self) -> None:
+        """Go on without standard output, of which nobody reads the rest (`train.py | head`)."""
+        self.quiet = True
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print here and to the log."""
@@ -60,9 +69,9 @@ def quiet_libraries() -> None:
 
 
 def config_tree(config: RunConfig) -> Tree:
-    """The whole configuration, sections as branches."""
-    tree = Tree(Text("configuration", style="bold"))
-    _grow(tree, to_plain(config))
+    """The configuration, sections as branches; what is null or empty is left out."""
+    tree = Tree(Text("configuration (null and empty values are left out; config.yaml has all)", style="bold"))
+    _grow(tree, _without_nothing(to_plain(config)))
     return tree
 
 
@@ -122,6 +131,12 @@ def closing_lines(folder: Path, adapter: Path) -> str:
         f"look         tensorboard --logdir {folder.parent}\n"
         f"measure      python evaluate.py run={folder}"
     )
+
+
+def _without_nothing(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without values, and sections of values, that are null or empty."""
+    kept = {key: _without_nothing(value) if isinstance(value, dict) else value for key, value in mapping.items()}
+    return {key: value for key, value in kept.items() if value not in (None, {}, [])}
 
 
 def _grow(branch: Tree, mapping: Mapping[str, Any]) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from tunelab.compose import load_config
 from tunelab.config import RunConfig, mark_read
-from tunelab.errors import ConfigError, TunelabError
+from tunelab.errors import ConfigError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
-from tunelab.run import RunFolder, open_run_folder, recorded
-from tunelab.training.callbacks import Interrupted
+from tunelab.process import mend_streams
+from tunelab.run import RunFolder, open_run_folder, recorded, resumable
 from tunelab.training.launcher import inside_torchrun, launch, process_rank
 from tunelab.training.trainer import resolve_device
 
@@ -25,24 +25,24 @@ def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], re
     if config.trainer.devices == 1:
         fine_tune(config, folder, overrides, resuming)
         return
-    (folder.path / "summary.json").unlink(missing_ok=True)
+    before = folder.read_summary()
     arguments = [str(folder.path), "resume" if resuming else "start", *overrides]
     on_cpu = resolve_device(config.trainer).type == "cpu"
     code = launch("tunelab.worker", arguments, config.trainer.devices, on_cpu)
-    reason = folder.read_summary().get("reason")
-    if code in (130, 143):
+    if code in (129, 130, 143):
         raise Interrupted(code - 128)
-    if code and reason:
-        raise TunelabError(reason)
+    after = folder.read_summary()
+    if code and after != before:
+        raise TunelabError(after["reason"])
     if code:
-        with recorded(folder, config, ()):  # the first process had no time to write why
+        with recorded(folder, config):  # the first process had no time to write why, or left a finished run alone
             raise TunelabError(f"a training process ended with exit code {code}; run again with resume={folder.path}.")
 
 
 def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
     """Train the run of `folder_name` as one of several processes; the parent reads the reason of a failure."""
     folder = open_run_folder(folder_name)
-    config = load_config(folder.path / "config.yaml")
+    config = load_config(folder.path / "config.yaml", resumable(overrides) if resuming else ())
     mark_read(config, "output_dir", "name", "resume")  # the parent made or opened the folder by them
     try:
         fine_tune(config, folder, overrides, resuming)
@@ -55,4 +55,5 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    mend_streams()
     main(sys.argv[1], sys.argv[2] == "resume", sys.argv[3:])

@@ -109,7 +109,8 @@ def test_nothing_left_is_an_error(tmp_path):
 def test_an_answer_of_several_turns_and_a_prompt_with_answers_come_back(kind):
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
     prompt = [
-        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}, {"role": "user", "content": "2+2"},
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "2+2"},
     ]  # fmt: skip
     answer = [
         {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "4"},

@@ -187,3 +187,26 @@ def test_an_adapter_that_lacks_weights_is_refused(base, tmp_path: Path, damage):
     save_file(weights | ({f"other.{first}": weight} if damage == "rename" else {}), file)
     with pytest.raises(ModelError, match=r"^adapter: .*1 of its weights are missing, first base_model"):
         load_adapter(load_base_model(ModelConfig(path=base.config._name_or_path), CPU), tmp_path)
+
+
+@pytest.mark.parametrize("option", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_no_module_has_is_refused(base, option: str):
+    config = build_peft_config({"_target_": "peft.LoraConfig", "target_modules": "all-linear", option: {"nope": 4}})
+    with pytest.raises(ModelError, match=f"{option} keys did not match"):
+        attach_adapter(base, config, 0)
+
+
+@pytest.mark.parametrize("rank", [0, "abc", 1.5, True])
+def test_a_rank_is_checked_before_the_weights(rank):
+    with pytest.raises(ConfigError, match=r"^peft\.r: expected an integer of at least 1"):
+        build_peft_config({"_target_": "peft.LoraConfig", "target_modules": "all-linear", "r": rank})
+
+
+def test_an_adapter_that_is_not_finite_is_refused(base, model_folder: Path, tmp_path: Path):
+    adapted = attach_adapter(base, build_peft_config(LORA), 0)
+    weight = next(parameter for parameter in adapted.parameters() if parameter.requires_grad)
+    weight.data.fill_(float("nan"))
+    adapted.save_pretrained(str(tmp_path), save_embedding_layers=False)
+    fresh = load_base_model(ModelConfig(path=str(model_folder)), torch.device("cpu"))
+    with pytest.raises(ModelError, match="1 of its weights are not finite, first"):
+        load_adapter(fresh, tmp_path)

@@ -106,3 +106,14 @@ def test_offline_is_obeyed(hub, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ModelError, match="at revision 'v2' is not in the local cache, and HF_HUB_OFFLINE is set"):
         resolve_model("owner/model", "v2")
     assert asked == []
+
+
+@pytest.mark.parametrize("path", ["embedded:tiny", "folder"])
+def test_a_folder_has_no_revision(path: str, model_folder: Path):
+    with pytest.raises(ModelError, match=r"^model\.revision: expected none for a folder.*found 'abc'"):
+        resolve_model(str(model_folder) if path == "folder" else path, "abc")
+
+
+def test_what_is_no_name_at_all_is_one_sentence():
+    with pytest.raises(ModelError, match=r"^model\.path: 'a b' is neither a folder nor a hub name"):
+        resolve_model("a b")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from doubles import trainer_at, validated
 
-from tunelab.training.callbacks import Interrupted, OrderlyStop, RunCheckpoint, ValidateAtEnd
+from tunelab.errors import Interrupted
+from tunelab.training.callbacks import OrderlyStop, RunCheckpoint, ValidateAtEnd
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -41,7 +42,7 @@ def test_the_last_step_asks_to_stop():
 # --- an orderly stop -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_stops_after_the_step(number: signal.Signals, code: int, tmp_path: Path):
     saved: list[tuple[int, str]] = []
     before = signal.getsignal(number)
@@ -68,7 +69,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path):
     stop.on_train_start(trainer_at(0), validated(1.0))
     try:
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
     finally:
         stop.teardown(trainer_at(3), validated(1.0), "fit")

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, and nothing that is damaged is believed."""
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from tunelab.errors import CheckpointError
 from tunelab.training import checkpoint
 from tunelab.training.checkpoint import (
+    BEST,
     LAST,
     PREVIOUS,
     ResumePoint,
@@ -220,6 +222,45 @@ def test_the_last_is_the_newest_and_the_one_before_is_kept(tmp_path: Path):
     assert newest_checkpoint(tmp_path) == ResumePoint(tmp_path / LAST, 3, [])
     assert [read_checkpoint(tmp_path / name)["global_step"] for name in (LAST, PREVIOUS)] == [3, 2]
     assert names(tmp_path) == [LAST, PREVIOUS]
+
+
+def test_without_hard_links_the_previous_one_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoint.os, "link", refuse)
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    assert [read_checkpoint(tmp_path / name)["global_step"] for name in (LAST, PREVIOUS)] == [2, 1]
+    assert names(tmp_path) == [LAST, PREVIOUS]
+
+
+def test_keeping_the_same_file_twice_leaves_nothing_behind(tmp_path: Path):
+    save_step(tmp_path, 1)
+    keep_previous(tmp_path)
+    keep_previous(tmp_path)
+    assert names(tmp_path) == [LAST, PREVIOUS]
+
+
+@pytest.mark.parametrize("damage", [None, b"half"])
+def test_lost_best_weights_are_noticed_before_training(damage: bytes | None, tmp_path: Path):
+    content = {"global_step": 4, "callbacks": {"RunCheckpoint": {"best_loss": 1.0, "best_step": 2}}}
+    for name in (LAST, BEST):
+        write_checkpoint(content, tmp_path / name)
+    assert newest_checkpoint(tmp_path).step == 4
+    (tmp_path / BEST).unlink()
+    if damage:
+        (tmp_path / BEST).write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"best\.ckpt: .*best weights so far, of step 2: put the file back"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_sound_best_is_gone_on_from_where_no_other_can_be_read(tmp_path: Path):
+    write_checkpoint({"global_step": 2}, tmp_path / BEST)
+    for name in (LAST, PREVIOUS):
+        (tmp_path / name).write_bytes(b"half")
+    point = newest_checkpoint(tmp_path)
+    assert (point.path, point.step, len(point.problems)) == (tmp_path / BEST, 2, 2)
 
 
 def test_a_damaged_last_is_passed_over_and_named(tmp_path: Path):

@@ -110,3 +110,10 @@ def test_one_process_writes(tmp_path: Path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl", 1, 7, lambda step, metrics: pytest.fail("spoke"))
     writer.on_train_batch_end(trainer_at(1, is_global_zero=False), validated(1.0), OUTPUTS, None, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_lines_of_metrics_are_passed_over(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n3\n{"loss": 2}\n{"step": "x"}\n{"step": 2}\n{"step": 9}\n')
+    drop_lines_after(path, 2)
+    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 2}\n'

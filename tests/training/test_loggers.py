@@ -14,7 +14,7 @@ from tunelab.config import to_plain
 from tunelab.errors import ConfigError
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
-from tunelab.training.loggers import build_loggers, flatten, limits_of_resuming, log_result, remember_ids
+from tunelab.training.loggers import build_loggers, flatten, limits_of_resuming, log_result, start_trackers
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_tracker_goes_on_with_the_same_run(
     ids = []
     for resume_step in (None, 1):
         loggers = build_loggers(compose_config(*overrides).logger, tmp_path, resume_step)
-        remember_ids(loggers, tmp_path)
+        start_trackers(loggers, tmp_path)
         loggers[name].log_metrics({"train/loss": 0.5}, step=len(ids) + 1)
         if isinstance(loggers[name], WandbLogger):
             loggers[name].experiment.finish()
@@ -198,3 +198,33 @@ def test_flat_keys_are_dotted(tiny_config):
     assert flat["data.columns.prompt"] == "None"
     assert flat["trainer.max_steps"] == 6
     assert all(isinstance(value, (bool, int, float, str)) for value in flat.values())
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ({"x": 3}, r"^logger\.x: expected a mapping with _target_, found 3"),
+        (
+            {"csv": {"_target_": "pytorch_lightning.loggers.CSVLogger", "flush_logs_every_n_steps": 0}},
+            r"^logger\.csv\.flush_logs_every_n_steps: expected at least 1 step, found 0",
+        ),
+    ],
+)
+def test_a_wrong_logger_is_one_sentence(nodes, said: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=said):
+        build_loggers(nodes, tmp_path)
+
+
+def test_a_tracker_that_refuses_does_so_in_preparation(tmp_path: Path):
+    class Refusing(WandbLogger):
+        def __init__(self) -> None:
+            pass
+
+        @property
+        def experiment(self):
+            raise RuntimeError("No API key configured.\nUse wandb login")
+
+    with pytest.raises(
+        ConfigError, match=r"^logger\.wandb: .*\(No API key configured\); .*logger\.wandb\.offline=true"
+    ):
+        start_trackers({"wandb": Refusing()}, tmp_path)

@@ -100,3 +100,11 @@ def test_what_is_no_optimizer_is_refused(node: dict):
 )
 def test_suggested_learning_rate_is_that_of_the_published_rule(hidden_size: int, adapter: bool, expected: float):
     assert suggested_learning_rate(hidden_size, adapter) == expected
+
+
+@pytest.mark.parametrize("option", ["foreach", "differentiable"])
+def test_what_excludes_a_fused_kernel_can_be_chosen(option: str):
+    node = {"_target_": "torch.optim.AdamW", option: True}
+    optimizer = build_optimizer(node, [torch.nn.Parameter(torch.zeros(2))], 0.1, False)
+    assert optimizer.defaults[option] is True
+    assert not optimizer.defaults["fused"]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from peft import (
+    LoraConfig,
     PeftConfig,
     PeftModel,
     get_peft_model,
@@ -54,6 +55,9 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
         raise ModelError(
             f"peft._target_: {type(config).__name__} adds virtual tokens, which cannot be trained here; use peft=lora."
         )
+    rank = config.r if isinstance(config, LoraConfig) else 1
+    if type(rank) is not int or rank < 1:  # PEFT would say it with the weights in memory
+        raise ConfigError(f"peft.r: expected an integer of at least 1, found {rank!r}; set peft.r=<rank>.")
     return config
 
 
@@ -71,7 +75,9 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
     model = ready_for_adapter(model)
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
     try:
-        wrapped = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
+            wrapped = get_peft_model(model, config)
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
         names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ModelError(
@@ -100,7 +106,8 @@ def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
     for name in wanted:
         if name.rpartition(".")[2] not in known:
             raise ModelError(
-                f"peft.modules_to_save: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
+                f"peft.modules_to_save: expected names of modules, found {name!r}"
+                f"{did_you_mean(name, sorted(known)) or '.'}"
             )
 
 
@@ -133,10 +140,13 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
 
 def _require_all_weights(model: PeftModel, folder: Path) -> None:
     """PEFT only warns of weights that a file lacks, and leaves them as they were initialised."""
-    given = set(load_peft_weights(str(folder), device="cpu"))
+    given = load_peft_weights(str(folder), device="cpu")
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    if wanted - given:
-        raise ValueError(f"{len(wanted - given)} of its weights are missing, first {min(wanted - given)}")
+    if wanted - given.keys():
+        raise ValueError(f"{len(wanted - given.keys())} of its weights are missing, first {min(wanted - given.keys())}")
+    odd = [name for name, tensor in given.items() if not torch.isfinite(tensor).all()]
+    if odd:
+        raise ValueError(f"{len(odd)} of its weights are not finite, first {min(odd)}")
 
 
 def ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:

@@ -20,12 +20,17 @@ def resolve_model(path: str, revision: str | None = None) -> str:
     transformers itself retries an unreachable hub for tens of seconds a file; here one short question is asked.
 
     Raises:
-        ModelError: no such folder or hub name, no permission, or neither cached nor reachable.
+        ModelError: no such folder or hub name, a revision of a folder, no permission, or neither cached nor reachable.
     """
     located = Path(locate(path)).expanduser()
     if located.is_dir():
         if not (located / "config.json").is_file():
             raise ModelError(f"model.path: expected a model folder with config.json, found none in {path!r}.")
+        if revision is not None:
+            raise ModelError(
+                f"model.revision: expected none for a folder, which has one version, found {revision!r} for {path!r}; "
+                "set model.revision=null."
+            )
         return str(located)
     if _looks_like_folder(path):
         siblings = [p.name for p in located.parent.iterdir()] if located.parent.is_dir() else []
@@ -33,7 +38,14 @@ def resolve_model(path: str, revision: str | None = None) -> str:
             f"model.path: there is no folder {path!r}{did_you_mean(located.name, siblings)}; "
             "set model.path=<folder or hub name>."
         )
-    if not isinstance(try_to_load_from_cache(path, "config.json", revision=revision), str):
+    try:
+        cached = try_to_load_from_cache(path, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise ModelError(
+            f"model.path: {path!r} is neither a folder nor a hub name ({first_line(error)}); "
+            "set model.path=<folder or hub name>."
+        ) from error
+    if not isinstance(cached, str):
         _probe_hub(path, revision)
     return path
 
@@ -53,7 +65,7 @@ def _probe_hub(name: str, revision: str | None) -> None:
         raise ModelError(
             f"model.path: {where} is gated; accept its terms on the hub and set the variable HF_TOKEN, or {remedy}."
         ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except RepositoryNotFoundError as error:
         raise ModelError(
             f"model.path: the hub knows no model {where} that you may read; check the name, or {remedy}."
         ) from error

@@ -10,6 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 
+from tunelab.errors import Interrupted
+from tunelab.process import listen
 from tunelab.training.checkpoint import BEST, LAST, keep_previous
 from tunelab.training.module import CausalLMModule
 
@@ -88,7 +90,7 @@ class QuietEarlyStopping(EarlyStopping):
 
 
 class OrderlyStop(pl.Callback):
-    """On SIGTERM or Ctrl-C: finish the step, save, stop. A second Ctrl-C stops at once."""
+    """On SIGTERM, SIGHUP or Ctrl-C: finish the step, save, stop. A second Ctrl-C stops at once."""
 
     def __init__(self, checkpoint: RunCheckpoint, validates_at: Callable[[int], bool]) -> None:
         self._checkpoint = checkpoint
@@ -99,8 +101,7 @@ class OrderlyStop(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen to the signals (in place of Lightning, whose handler would stop between two saves)."""
         del trainer, pl_module
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._on_signal)
+        self._before = listen(self._on_signal)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -130,13 +131,5 @@ class OrderlyStop(pl.Callback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.received == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         self.received = number
-
-
-class Interrupted(Exception):  # noqa: N818 (no error: the run can go on)
-    """Training was stopped by a signal, after saving. Commands exit with 128 + the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.exit_code = 128 + number

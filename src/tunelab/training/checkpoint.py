@@ -90,30 +90,51 @@ class ResumePoint:
 
 
 def newest_checkpoint(folder: Path) -> ResumePoint:
-    """Return the newest checkpoint of `folder` that verifies.
+    """Return the newest checkpoint of `folder` that verifies; best.ckpt, often the oldest, where no other does.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or the best weights that the run has to end with are lost.
     """
     problems: list[str] = []
-    for name in (LAST, PREVIOUS):
+    for name in (LAST, PREVIOUS, BEST):
         try:
-            return ResumePoint(folder / name, read_checkpoint(folder / name)["global_step"], problems)
+            content = read_checkpoint(folder / name)
         except CheckpointError as error:
-            problems.append(str(error))
+            problems.append(str(error).rstrip("."))
+            continue
+        best_step = content.get("callbacks", {}).get("RunCheckpoint", {}).get("best_step")
+        if best_step is not None and name != BEST:
+            _require_best(folder / BEST, best_step)
+        return ResumePoint(folder / name, content["global_step"], problems)
     raise CheckpointError(
         f"{folder}: expected a checkpoint to resume from, found none that can be read ({'; '.join(problems)}); "
         "start the run again without resume."
     )
 
 
+def _require_best(path: Path, step: int) -> None:
+    """Read it now: the run ends with these weights, and would otherwise miss them after training."""
+    try:
+        read_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{str(error).rstrip('.')}; it holds the best weights so far, of step {step}: put the file back, or start "
+            "the run again without resume."
+        ) from error
+
+
 def keep_previous(folder: Path) -> None:
     """Give the present last.ckpt a second name, so that two verified checkpoints exist after the next save."""
     last, staging = folder / LAST, folder / f".{PREVIOUS}.{os.getpid()}.tmp"
     if last.exists():
-        staging.unlink(missing_ok=True)
-        os.link(last, staging)
-        staging.replace(folder / PREVIOUS)
+        try:
+            staging.unlink(missing_ok=True)
+            os.link(last, staging)
+            staging.replace(folder / PREVIOUS)
+        except OSError:  # a file system without hard links
+            write_bytes(folder / PREVIOUS, last.read_bytes())
+        finally:
+            staging.unlink(missing_ok=True)  # renaming a name to another of the same file does nothing
 
 
 def _encode(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from tunelab.atomic import write_text
+from tunelab.atomic import append_line, write_text
 from tunelab.strict_json import finite
 from tunelab.training.module import CausalLMModule
 
@@ -61,8 +61,7 @@ class MetricsWriter(pl.Callback):
         if not trainer.is_global_zero:
             return
         step = trainer.global_step
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite({"step": step, **metrics}), allow_nan=False) + "\n")
+        append_line(self._path, json.dumps(finite({"step": step, **metrics}), allow_nan=False))
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
         self._listener(step, metrics)
@@ -105,7 +104,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def drop_lines_after(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to `step`; a line cut short by a kill is dropped too."""
+    """Keep the lines of metrics.jsonl up to `step`; a line that is no record (cut short by a kill) is dropped too."""
     if path.exists():
         write_text(path, "".join(json.dumps(record) + "\n" for record in records_up_to(path, step)))
 
@@ -113,9 +112,11 @@ def drop_lines_after(path: Path, step: int) -> None:
 def records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
     """What metrics.jsonl holds of the steps up to `step`."""
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):  # cut short by a kill
-            records.append(json.loads(line))
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):  # cut short by a kill, or no text
+            record = json.loads(line)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
     return [record for record in records if record["step"] <= step]
 
 

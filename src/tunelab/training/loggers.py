@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 from tunelab.atomic import write_json
 from tunelab.components import build_component, resolve_target
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, first_line
 from tunelab.training.figures import records_up_to
 
 # Where each logger keeps its files, given the run folder. Any other logger gets no such argument.
@@ -33,23 +33,34 @@ def build_loggers(
     """Build the chosen loggers, by name, for the run folder `run`; they continue what was logged up to `resume_step`.
 
     Raises:
-        ConfigError: an unknown class or argument, or a package that is not installed.
+        ConfigError: an unknown class or argument, a package that is not installed, or a tracker that refuses.
     """
-    loggers = {name: _build(name, dict(node), run, resume_step) for name, node in nodes.items()}
+    loggers = {name: _build(name, node, run, resume_step) for name, node in nodes.items()}
     for logger in loggers.values():
         if resume_step is not None and isinstance(logger, CSVLogger):
             _write_again(logger, records_up_to(run / "metrics.jsonl", resume_step))
     return loggers
 
 
-def remember_ids(loggers: Mapping[str, Logger], run: Path) -> None:
-    """Keep the ids that trackers gave this run, so that a resumed run continues theirs."""
+def start_trackers(loggers: Mapping[str, Logger], run: Path) -> None:
+    """Begin the runs of trackers, and keep the ids they gave, so that a resumed run continues theirs.
+
+    Raises:
+        ConfigError: a tracker refuses: nobody is logged in, or its server is not there.
+    """
     ids = _ids(run)
     for name, logger in loggers.items():
-        if isinstance(logger, MLFlowLogger):
-            ids[name] = str(logger.run_id)
-        elif isinstance(logger, WandbLogger):
-            ids[name] = str(logger.experiment.id)
+        try:
+            if isinstance(logger, MLFlowLogger):
+                ids[name] = str(logger.run_id)
+            elif isinstance(logger, WandbLogger):
+                ids[name] = str(logger.experiment.id)
+        except Exception as error:  # whatever the tracker's package raises
+            offline = f"set logger.{name}.offline=true" if isinstance(logger, WandbLogger) else "start its server"
+            raise ConfigError(
+                f"logger.{name}: {type(logger).__name__} cannot begin a run ({first_line(error)}); log in, {offline}, "
+                "or choose another logger."
+            ) from error
     if ids:
         write_json(run / IDS_FILE, ids)
 
@@ -99,7 +110,13 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
     return pairs
 
 
-def _build(name: str, node: dict[str, Any], run: Path, resume_step: int | None) -> Logger:
+def _build(name: str, given: Any, run: Path, resume_step: int | None) -> Logger:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"logger.{name}: expected a mapping with _target_, found {given!r}; set logger=<name>.")
+    node = dict(cast(Mapping[str, Any], given))
+    every = node.get("flush_logs_every_n_steps", 1)
+    if not isinstance(every, int) or every < 1:
+        raise ConfigError(f"logger.{name}.flush_logs_every_n_steps: expected at least 1 step, found {every!r}.")
     cls = resolve_target(str(node.get("_target_")), "logger", Logger)
     package = PACKAGES.get(cls)
     if package and importlib.util.find_spec(package) is None:

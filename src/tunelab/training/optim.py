@@ -23,7 +23,8 @@ def build_optimizer(
         ConfigError: unknown class or argument, or a value the class refuses.
     """
     cls = resolve_target(str(node.get("_target_")), "optim.optimizer", torch.optim.Optimizer)
-    fused = {"fused": not scaled_gradients} if "fused" in inspect.signature(cls).parameters else {}
+    other = node.get("foreach") or node.get("differentiable")  # which torch does not combine with fused
+    fused = {"fused": not scaled_gradients} if "fused" in inspect.signature(cls).parameters and not other else {}
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return build_component({**fused, **node}, "optim.optimizer", torch.optim.Optimizer, trained, lr=lr)
 

@@ -40,6 +40,7 @@ _MEANINGFUL = {  # keys of other tools that change what is read or learned: neve
     "training": "write it as 'train': true or false",
     "train_detail": "write it as 'train': true or false for the whole turn",
     "prefix": "remove it",
+    "refusal": "write it as 'content'",
     "images": "remove it: tunelab trains on text alone",
     "audio": "remove it: tunelab trains on text alone",
     "videos": "remove it: tunelab trains on text alone",
