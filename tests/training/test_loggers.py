@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer import event_file_writer
 
 from tunelab.config import to_plain
 from tunelab.errors import ConfigError
@@ -131,7 +133,9 @@ def test_a_resumed_csv_file_keeps_its_rows(compose_config, tmp_path: Path):
     assert limits_of_resuming(loggers, tmp_path) == []
 
 
-def test_resumed_event_files_show_a_step_once(compose_config, tmp_path: Path):
+def test_resumed_event_files_show_a_step_once(compose_config, tmp_path: Path, monkeypatch):
+    # Files of one second are read in the order of their numbers as text: 10 comes before 9.
+    monkeypatch.setattr(event_file_writer._global_uid, "get", itertools.count().__next__)
     for resume_step, steps in ((None, (1, 2, 3, 4)), (2, (3, 4, 5))):
         [logger] = build_loggers(compose_config("logger=tensorboard").logger, tmp_path, resume_step).values()
         for step in steps:
