@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from tunelab.config import DataConfig, all_reads, mark_reads, to_plain
@@ -214,6 +215,7 @@ def _source_report(feed: Feed, tally: Tally, number: int, sha256: dict[str, str]
 def _split_report(folder: Path, counts: SplitCounts, num_rows: int) -> SplitReport:
     stored = StoredExamples(folder)
     lengths, supervised = stored.num_tokens, stored.num_supervised_tokens
+    middle = lengths.size // 2
     return SplitReport(
         num_rows=num_rows,
         num_examples=counts.num_examples,
@@ -227,7 +229,7 @@ def _split_report(folder: Path, counts: SplitCounts, num_rows: int) -> SplitRepo
         num_seams_encoded_apart=counts.num_seams_encoded_apart,
         max_length_tokens=int(lengths.max(initial=0)),
         mean_length_tokens=float(lengths.mean()) if lengths.size else 0.0,
-        median_length_tokens=float(sorted(lengths.tolist())[lengths.size // 2]) if lengths.size else 0.0,
+        median_length_tokens=float(np.partition(lengths, middle)[middle]) if lengths.size else 0.0,
         length_histogram=histogram(lengths),
         supervised_histogram=histogram(supervised),
     )

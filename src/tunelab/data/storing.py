@@ -1,6 +1,7 @@
 """Prepared splits on disk: flat arrays, memory-mapped when read, so that data larger than memory can be trained on."""
 
 import json
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import torch
 
 from tunelab.data.records import EncodedExample, EvaluationExample, TokenizedExample
 
-_IDS, _MASK, _ENDS, _NOTES, _NOTE_ENDS = "input_ids.i32", "loss_mask.u8", "ends.i64", "notes.json", "note_ends.i64"
+_IDS, _MASK, _ENDS, _SUPERVISED = "input_ids.i32", "loss_mask.u8", "ends.i64", "supervised.i64"
+_NOTES, _NOTE_ENDS = "notes.json", "note_ends.i64"
 
 
 class SplitWriter:
@@ -22,8 +24,7 @@ class SplitWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ends: list[int] = []
-        self._note_ends: list[int] = []
+        self._ends, self._supervised, self._note_ends = array("q"), array("q"), array("q")
 
     def __enter__(self) -> "SplitWriter":
         self._folder.mkdir()
@@ -39,6 +40,7 @@ class SplitWriter:
         self._ids.write(example.input_ids.astype(np.int32, copy=False).tobytes())
         self._mask.write(example.loss_mask.astype(np.uint8, copy=False).tobytes())
         self._ends.append((self._ends[-1] if self._ends else 0) + example.num_tokens)
+        self._supervised.append(example.num_supervised_tokens)
         text = json.dumps(note, ensure_ascii=False).encode("utf-8", "surrogatepass")
         self._notes.write(text)
         self._note_ends.append((self._note_ends[-1] if self._note_ends else 0) + len(text))
@@ -48,8 +50,9 @@ class SplitWriter:
     ) -> None:
         self._files.close()
         if error is None:
-            np.array(self._ends, dtype=np.int64).tofile(self._folder / _ENDS)
-            np.array(self._note_ends, dtype=np.int64).tofile(self._folder / _NOTE_ENDS)
+            columns = {_ENDS: self._ends, _SUPERVISED: self._supervised, _NOTE_ENDS: self._note_ends}
+            for name, values in columns.items():
+                (self._folder / name).write_bytes(values.tobytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class StoredExamples(Sequence[TokenizedExample]):
         ends = _mapped(folder / _ENDS, np.int64)
         self._ids = _Ragged(_mapped(folder / _IDS, np.int32), ends)
         self._mask = _Ragged(_mapped(folder / _MASK, np.uint8), ends)
+        self._supervised = _mapped(folder / _SUPERVISED, np.int64)
         self._notes = _Ragged(_mapped(folder / _NOTES, np.uint8), _mapped(folder / _NOTE_ENDS, np.int64))
 
     @property
@@ -80,10 +84,7 @@ class StoredExamples(Sequence[TokenizedExample]):
     @property
     def num_supervised_tokens(self) -> npt.NDArray[np.int64]:
         """The number of supervised tokens of each example."""
-        if not len(self):
-            return np.zeros(0, dtype=np.int64)
-        begins = np.concatenate([[0], self._ids.ends[:-1]])
-        return np.add.reduceat(self._mask.values, begins, dtype=np.int64)
+        return self._supervised
 
     def note(self, index: int) -> dict[str, Any]:
         """What was stored beside the tokens of an example."""
