@@ -2,10 +2,10 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +60,27 @@ def test_a_failure_at_any_point_leaves_the_old_file(failing: str, tmp_path: Path
     assert names(tmp_path) == ["a.json"]
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path):
-    path, contents = tmp_path / "a", [bytes([number]) * 200_000 for number in range(2)]
-    write_bytes(path, contents[0])
+@pytest.mark.parametrize(
+    ("moment", "number"),  # killed before this call: the file is flushed, takes its name, the folder is flushed
+    [("os.fsync", 1), ("pathlib.Path.replace", 1), ("os.fsync", 2), ("pathlib.Path.unlink", 1)],
+)
+def test_a_kill_at_any_moment_leaves_a_whole_file(moment: str, number: int, tmp_path: Path):
+    path, old, new = tmp_path / "a", b"0" * 200_000, b"1" * 200_000
+    write_bytes(path, old)
     program = (
-        "import sys; from pathlib import Path; from tunelab.atomic import write_bytes\n"
-        "path = Path(sys.argv[1]); print('go', flush=True)\n"
-        "while True:\n    for number in (1, 0): write_bytes(path, bytes([number]) * 200_000)"
+        "import itertools, os, pathlib, signal, sys\n"
+        "from tunelab.atomic import write_bytes\n"
+        f"original, calls = {moment}, itertools.count(1)\n"
+        "def killed(*a, **k):\n"
+        f"    if next(calls) == {number}: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(*a, **k)\n"
+        f"{moment} = killed\n"
+        "write_bytes(pathlib.Path(sys.argv[1]), b'1' * 200_000)\n"
     )
-    for wait in (0.001, 0.004, 0.01):
-        with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"go\n"
-            time.sleep(wait)
-            process.kill()
-        assert path.read_bytes() in contents
+    ended = subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    renamed = (moment, number) in (("os.fsync", 2), ("pathlib.Path.unlink", 1))
+    assert path.read_bytes() == (new if renamed else old)
     remove_stale(tmp_path)
     assert names(tmp_path) == ["a"]
 
