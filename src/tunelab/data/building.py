@@ -91,10 +91,11 @@ def write_examples(stage: Stage, verdict: Verdict, folder: Path) -> tuple[Tally,
     """Second pass: render, encode, fit and write what stays, a folder for each split below `folder`."""
     kept = KeptExamples(stage, verdict)
     counts = {split: SplitCounts() for split in SPLITS}
+    max_length, over_length, bos_id = stage.config.max_length, stage.config.over_length, bos_token_id(stage.tokenizer)
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(folder / split)) for split in SPLITS}
         for work, encoded in _encoded(_works(stage, kept), stage):
-            fitted = fit(encoded, stage.config.max_length, stage.config.over_length, bos_token_id(stage.tokenizer))
+            fitted = fit(encoded, max_length, over_length, bos_id)
             counts[work.split].add(encoded, fitted)
             for example in fitted.examples:
                 writers[work.split].add(example, _note(work, encoded, stage))

@@ -43,11 +43,10 @@ def fit(encoded: EncodedExample, max_length: int, over_length: OverLength, bos_t
     tokens is dropped.
     """
     num_supervised = int(np.count_nonzero(encoded.loss_mask))
-    if num_supervised - bool(encoded.loss_mask[:1].any()) == 0:
+    if num_supervised == 0 or (num_supervised == 1 and encoded.loss_mask[0]):
         return Fitted((), Dropped.NO_SUPERVISED_TOKENS, False, num_supervised)
     if encoded.num_tokens <= max_length:
-        example = _without_first(encoded)
-        return Fitted((example,), None, False, num_supervised - int(np.count_nonzero(example.loss_mask)))
+        return Fitted((_without_first(encoded),), None, False, int(encoded.loss_mask[0]))
     if encoded.windowed:
         return _windows(encoded, max_length, num_supervised)
     if over_length is OverLength.error:

@@ -95,6 +95,7 @@ class Reader:
         self._config = config
         self._feeds = feeds
         self._divider = Divider.create(config)
+        self._limit = config.max_train_rows
 
     def read(self, tally: Tally) -> Iterator[Item]:
         """Yield the examples of one pass and count into `tally`."""
@@ -109,12 +110,11 @@ class Reader:
         if isinstance(row, BadRow):
             tally.bad(number, row.reason)
             return None
-        limit = self._config.max_train_rows
         if not row.fields.keys() <= tally.columns.setdefault(number, set()):
             tally.columns[number].update(row.fields)
         try:
             split = feed.split or self._divider.split(row)
-            if split == "train" and limit is not None and tally.num_split_rows["train"] >= limit:
+            if split == "train" and self._limit is not None and tally.num_split_rows["train"] >= self._limit:
                 return None
             example = to_example(row, feed.layout, self._train_on(feed.layout))
         except DataError as error:

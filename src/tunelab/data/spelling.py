@@ -16,14 +16,15 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Speller:
-    """The bytes that each token stands for, `pieces[id]`, and their number, `lengths[id]`.
+    """The bytes that each token stands for: `lengths[id]` of `letters` (uint8), from `starts[id]` on.
 
     Some tokenizers put a space before a text (`space_at_start`) and behind every added token (`space_in_sections`);
-    it is not spelled. `pieces[id + size]` is the piece of `id` without it, where it begins in one.
+    it is not spelled: at `id + size` is the piece of `id` without it, where it begins in one.
     """
 
-    pieces: list[bytes]
-    lengths: npt.NDArray[np.int64]
+    letters: npt.NDArray[np.uint8]
+    starts: Indices
+    lengths: Indices
     added: npt.NDArray[np.bool_]
     space_at_start: bool = False
     space_in_sections: bool = False
@@ -33,7 +34,11 @@ class Speller:
         codes = ids
         if self.space_at_start or self.space_in_sections:
             codes = ids + self.added.size * self._put_in_front(ids, num_tokens)
-        return b"".join(map(self.pieces.__getitem__, codes.tolist())), np.cumsum(self.lengths[codes])
+        lengths = self.lengths[codes]
+        ends = np.cumsum(lengths)
+        places = np.repeat(self.starts[codes] - (ends - lengths), lengths)
+        places += np.arange(places.size)
+        return self.letters[places].tobytes(), ends
 
     def _put_in_front(self, ids: npt.NDArray[np.int32], num_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Which tokens stand where the tokenizer puts a space."""
@@ -82,12 +87,16 @@ _LATIN = dict.fromkeys(range(256), 0x2581) | {ord(letter): byte for letter, byte
 
 
 def _table(spelled: dict[int, bytes], added: dict[int, bytes]) -> Speller:
+    """What each id up to the highest spells."""
     size = max(spelled, default=-1) + 1
     pieces = [spelled.get(token_id, b"") for token_id in range(size)]
     pieces += [piece.removeprefix(b" ") for piece in pieces]
+    lengths = np.array([len(piece) for piece in pieces], dtype=np.int64)
     is_added = np.zeros(size, dtype=bool)
     is_added[list(added)] = True
-    return Speller(pieces, np.array([len(piece) for piece in pieces], dtype=np.int64), is_added)
+    return Speller(
+        np.frombuffer(b"".join(pieces), dtype=np.uint8), np.cumsum(lengths) - lengths, lengths, added=is_added
+    )
 
 
 def _tried(speller: Speller, tokenizer: PreTrainedTokenizerBase) -> Speller | None:

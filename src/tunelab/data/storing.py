@@ -18,6 +18,8 @@ from tunelab.data.records import EncodedExample, EvaluationExample, TokenizedExa
 _IDS, _MASK, _ENDS, _SUPERVISED = "input_ids.i32", "loss_mask.u8", "ends.i64", "supervised.i64"
 _NOTES, _NOTE_ENDS = "notes.json", "note_ends.i64"
 
+_AS_JSON = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for each note
+
 
 class SplitWriter:
     """Appends the examples of one split to files below `folder`, which it makes; memory does not grow with them."""
@@ -37,11 +39,11 @@ class SplitWriter:
 
     def add(self, example: EncodedExample, note: Mapping[str, Any]) -> None:
         """Append one example; `note` holds its other values, as JSON: `origin`, and what evaluation needs."""
-        self._ids.write(example.input_ids.astype(np.int32, copy=False).tobytes())
-        self._mask.write(example.loss_mask.astype(np.uint8, copy=False).tobytes())
+        self._ids.write(np.ascontiguousarray(example.input_ids, dtype=np.int32).data)
+        self._mask.write(np.ascontiguousarray(example.loss_mask, dtype=np.uint8).data)
         self._ends.append((self._ends[-1] if self._ends else 0) + example.num_tokens)
         self._supervised.append(example.num_supervised_tokens)
-        text = json.dumps(note, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        text = _AS_JSON.encode(note).encode("utf-8", "surrogatepass")
         self._notes.write(text)
         self._note_ends.append((self._note_ends[-1] if self._note_ends else 0) + len(text))
 

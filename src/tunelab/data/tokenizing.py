@@ -46,8 +46,10 @@ class Encoder:
         self, rendered: Sequence[RenderedExample], texts: Sequence[str], wholes: Sequence[list[int]]
     ) -> list[EncodedExample]:
         """Find out which of the ids of `texts` are supervised, in two ways."""
-        counted = self._counter.count(rendered, texts, wholes, flatten(wholes))
-        batch = make_batch(rendered, texts, counted)
+        flat = flatten(wholes)
+        counted = self._counter.count(rendered, texts, wholes, flat)
+        as_they_were = not any(result.num_seams_apart for result in counted)
+        batch = make_batch(rendered, texts, counted, flat if as_they_were else None)
         verify(batch, self._speller, self._tokenizer)
         return _finish(batch, self._bos_id)
 
