@@ -8,13 +8,14 @@ from tunelab.config import Section, read_keys
 from tunelab.errors import ConfigError
 
 
-def refuse_unread_keys(config: Section, overrides: Sequence[str]) -> None:
-    """Check, at the end of set-up, that every key typed on the command line has been read.
+def refuse_unread_keys(config: Section, overrides: Sequence[str], below: str = "") -> None:
+    """Check, at the end of set-up, that every key typed on the command line that begins with `below` has been read.
 
     Raises:
         ConfigError: one was not, because another choice makes it meaningless.
     """
-    unread = [key for key in map(_key_of, overrides) if key and _is_unread(config, key.split("."))]
+    typed = [key for key in map(_key_of, overrides) if key and key.startswith(below)]
+    unread = [key for key in typed if _is_unread(config, key.split("."))]
     if unread:
         raise ConfigError(
             f"{', '.join(unread)}: set, but nothing uses it in this configuration (another choice makes it "

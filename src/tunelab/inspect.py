@@ -29,7 +29,7 @@ def inspect_data(config: InspectConfig, overrides: Sequence[str]) -> None:
     with console.status("preparing the data"):
         data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     mark_read(config.data, "batch_size")  # of the training that the same line would start
-    refuse_unread_keys(config, [override for override in overrides if override.lstrip("+").startswith("data.")])
+    refuse_unread_keys(config, overrides, below="data.")
     split = _split(data, config.split)
     chosen = split[: config.num_examples]
     console.print(report_table(data.report))

@@ -29,7 +29,7 @@ def prepare_files(config: PrepareConfig, overrides: Sequence[str]) -> None:
         with console.status("preparing the data"):
             exported = export_rows(stage, folder)
         mark_read(config.data, "cache")  # nothing is tokenized, so there is nothing to keep
-        refuse_unread_keys(config, [override for override in overrides if override.lstrip("+").startswith("data.")])
+        refuse_unread_keys(config, overrides, below="data.")
         command = " ".join(["python -m tunelab prepare", *overrides])
         RunFolder(folder).write_json("data_report.json", exported.to_dict())
         RunFolder(folder).write_text("README.md", data_card(Path(config.to).name, exported, command))
