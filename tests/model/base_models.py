@@ -158,7 +158,7 @@ BASE_MODELS: dict[str, BaseModel] = {
 }
 
 
-def lora_parameters(config: Any, rank: int) -> int:
+def lora_parameters(config: Any, rank: int = 16) -> int:
     """What LoRA adds on every linear layer but the head, by arithmetic: rank x (inputs + outputs) for each."""
     if config.model_type == "gpt2":
         h, layers = config.n_embd, config.n_layer

@@ -1,5 +1,6 @@
 """Every base model of conf/model, without its weights: its size, and what LoRA trains on it."""
 
+import copy
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from base_models import BASE_MODELS, BaseModel, lora_parameters
-from transformers import AutoConfig, PreTrainedModel
+from base_models import BASE_MODELS, lora_parameters
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from tunelab.embedded import locate
@@ -18,9 +19,24 @@ GROUP = Path(__file__).resolve().parents[2] / "conf" / "model"
 RANK_16 = {"_target_": "peft.LoraConfig", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
-def on_meta(base: BaseModel) -> PreTrainedModel:
+def on_meta(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(base.config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def trained(config: PreTrainedConfig) -> int:
+    """Parameters that LoRA of rank 16 on all linear layers trains, as the model is really wrapped."""
+    with torch.device("meta"):
+        return count_parameters(attach_adapter(on_meta(config), build_peft_config(RANK_16), seed=0)).trainable
+
+
+def two_layers_of(config: PreTrainedConfig) -> PreTrainedConfig:
+    """All layers of a model have the same shapes."""
+    changed = copy.deepcopy(config)
+    changed.num_hidden_layers = 2
+    if getattr(changed, "layer_types", None):
+        changed.layer_types = changed.layer_types[:2]
+    return changed
 
 
 def test_every_file_of_the_group_has_a_row_here():
@@ -29,18 +45,19 @@ def test_every_file_of_the_group_has_a_row_here():
 
 @pytest.mark.parametrize("name", BASE_MODELS)
 def test_its_parameters_are_those_published(name: str):
-    base = BASE_MODELS[name]
-    model = on_meta(base)
-    assert sum(parameter.numel() for parameter in model.parameters()) == base.num_parameters
-    with torch.device("meta"):
-        count = count_parameters(attach_adapter(model, build_peft_config(RANK_16), seed=0))
-    assert count.trainable == lora_parameters(base.config, 16)
-    assert count.total == base.num_parameters + count.trainable
+    model = on_meta(BASE_MODELS[name].config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == BASE_MODELS[name].num_parameters
+
+
+@pytest.mark.parametrize("name", BASE_MODELS)
+def test_lora_finds_every_linear_layer_but_the_head(name: str):
+    assert trained(two_layers_of(BASE_MODELS[name].config)) == lora_parameters(two_layers_of(BASE_MODELS[name].config))
 
 
 def test_lora_on_mistral_7b_is_what_others_report():
-    """The count that PEFT prints for Mistral 7B with r=16 on its seven linear layers, and the arithmetic agree."""
-    assert lora_parameters(BASE_MODELS["mistral7b"].config, 16) == 41_943_040
+    """Rank 16 on its seven linear layers: the figure of PEFT's own print_trainable_parameters."""
+    config = BASE_MODELS["mistral7b"].config
+    assert trained(config) == lora_parameters(config) == 41_943_040
 
 
 @pytest.mark.parametrize("name", BASE_MODELS)
