@@ -125,20 +125,26 @@ def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     """What identifies data and base model in provenance.json."""
     data_sha256 = {source.name: source.sha256 for source in prepared.data.report.sources}
     source = Path(resolve_model(config.model.path, config.model.revision))
+    code = {"trust_remote_code": True} if config.model.trust_remote_code else {}  # the checkpoint's own code was run
     if not source.is_dir():
         cached = try_to_load_from_cache(config.model.path, "config.json", revision=config.model.revision)
         commit = Path(cached).parent.name if isinstance(cached, str) else None
         return {
             "data_sha256": data_sha256,
-            "base_model": {"path": config.model.path, "revision": config.model.revision, "commit": commit},
+            "base_model": {"path": config.model.path, "revision": config.model.revision, "commit": commit, **code},
         }
-    files = [*sorted(source.glob("*.safetensors")), source / "config.json"]
+    files = [
+        *sorted(source.glob("*.safetensors")),
+        source / "config.json",
+        *(sorted(source.glob("*.py")) if code else ()),
+    ]
     return {
         "data_sha256": data_sha256,
         "base_model": {
             "path": config.model.path,
             "revision": config.model.revision,
             "sha256": {file.name: file_sha256(file) for file in files},
+            **code,
         },
     }
 

@@ -20,7 +20,6 @@ from tunelab.data.collating import collate
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import ModelError
 from tunelab.model.attention import (
-    DENSE,
     VARLEN,
     attention_implementation,
     segment_arguments,
@@ -161,7 +160,7 @@ def test_an_architecture_is_proved_equal_or_padded(name: str):
             nll.backward()
         return float(nll.detach()), [p.grad.clone() for p in model.parameters()]
 
-    alone = gradients([collate([item], True, 0) for item in items], DENSE)
+    alone = gradients([collate([item], True, 0) for item in items], "sdpa")
     together = gradients([collate(items, False, 0)], VARLEN)
     assert together[0] == pytest.approx(alone[0], rel=1e-12)
     scale = max(float(g.abs().max()) for g in alone[1])
@@ -201,4 +200,4 @@ def test_the_implementation_is_put_back():
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert model.config._attn_implementation == DENSE
+    assert model.config._attn_implementation == "sdpa"

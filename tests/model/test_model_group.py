@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from base_models import BASE_MODELS, lora_parameters
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from tunelab.config import ModelConfig, Quantization
 from tunelab.embedded import locate
 from tunelab.model.adapter import attach_adapter, build_peft_config, count_parameters
 
@@ -61,9 +63,9 @@ def test_lora_on_mistral_7b_is_what_others_report():
 
 
 @pytest.mark.parametrize("name", BASE_MODELS)
-def test_its_file_composes_and_says_what_it_is(name: str, compose_config: Callable[..., Any]):
+def test_its_file_says_what_it_is(name: str):
     base, text = BASE_MODELS[name], (GROUP / f"{name}.yaml").read_text(encoding="utf-8")
-    assert compose_config(f"model={name}").model.path == base.path
+    assert ModelConfig(**yaml.safe_load(text)).path == base.path
     said = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
     assert "chat template" in said or name == "tiny"
     if name == "tiny":
@@ -72,6 +74,11 @@ def test_its_file_composes_and_says_what_it_is(name: str, compose_config: Callab
     digits = len(number.partition(".")[2])
     assert number == f"{base.num_parameters / {'M': 1e6, 'B': 1e9}[unit]:.{digits}f}"
     assert int(re.search(r"context ([\d,]+)", said)[1].replace(",", "")) == base.context
+
+
+def test_names_with_dots_and_dashes_are_names(compose_config: Callable[..., Any]):
+    config = compose_config("model=qwen2.5-0.5b", "peft=qlora")
+    assert (config.model.path, config.model.quantization) == ("Qwen/Qwen2.5-0.5B", Quantization.nf4)
 
 
 def test_the_embedded_row_is_the_embedded_model():

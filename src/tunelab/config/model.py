@@ -40,3 +40,4 @@ class ModelConfig(Section):
     quantization: Quantization = Quantization.none
     double_quantization: bool = True  # quantise the quantisation constants too (nf4)
     attention: Attention = Attention.auto
+    trust_remote_code: bool = False  # run the Python code that a checkpoint brings, with your rights: read it first

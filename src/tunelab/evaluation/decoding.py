@@ -1,5 +1,6 @@
 """The greedy decoding loop of one batch of prompts, over a cache that is reserved once."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -7,6 +8,8 @@ from typing import Any, cast
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from tunelab.errors import ModelError
 
 # Dropping finished rows copies the cache, so it waits until a fifth of the rows is done.
 COMPACT_BELOW = 0.8
@@ -100,6 +103,13 @@ class _State:
         self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
         self.last_position = max(len(request.prompt_ids) + request.num_new_tokens for request in batch) - 1
         self.cache = _reserved_cache(causal_lm, self.num_seen + num_new)
+        self._cache_name = _cache_name(causal_lm)
+
+    def inputs(self) -> dict[str, Any]:
+        """What the model gets besides ids and positions; where all layers are recurrent, no mask after the prompt."""
+        recurrent = self._cache_name == "cache_params"
+        mask = None if recurrent and self.num_written else self.mask[:, : self.num_seen + self.num_written]
+        return {"attention_mask": mask, self._cache_name: self.cache}
 
     def accept(self, tokens: torch.Tensor, end_tokens: torch.Tensor) -> bool:
         """Write the next token of each row, (rows,), and prepare another pass; False where all are done."""
@@ -131,13 +141,24 @@ def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
     """One forward pass: the most likely next token of each row, (rows,) int64."""
     output = model(
         input_ids=state.input_ids,
-        attention_mask=state.mask[:, : state.num_seen + state.num_written],
         position_ids=state.positions,
-        past_key_values=state.cache,
+        **state.inputs(),
         use_cache=True,
         logits_to_keep=1,
     )
     return output.logits[:, -1].argmax(-1)
+
+
+def _cache_name(causal_lm: PreTrainedModel) -> str:
+    """The argument that takes the cache. Under another name it would be ignored, and every completion wrong."""
+    parameters = inspect.signature(causal_lm.forward).parameters
+    for name in ("past_key_values", "cache_params"):
+        if name in parameters:
+            return name
+    raise ModelError(
+        f"generation: expected a model that takes a cache, found {type(causal_lm).__name__}, which takes none that is "
+        "known here; set evaluation.generate=false."
+    )
 
 
 def _reserved_cache(causal_lm: PreTrainedModel, capacity: int) -> DynamicCache:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.decoding import Completion, Request, decode
-from tunelab.model.attention import DENSE, VARLEN, attention_implementation
+from tunelab.model.attention import VARLEN, attention_implementation, dense_implementation
 
 __all__ = ["Completion", "generate", "inference"]
 
@@ -69,7 +69,7 @@ def inference(model: torch.nn.Module) -> Generator[None]:
 def _dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
     """Variable-length attention knows neither padding nor a cache, so a model that has it decodes without."""
     has_varlen = causal_lm.config._attn_implementation == VARLEN  # pyright: ignore[reportPrivateUsage]
-    return attention_implementation(causal_lm, DENSE) if has_varlen else nullcontext()
+    return attention_implementation(causal_lm, dense_implementation(causal_lm)) if has_varlen else nullcontext()
 
 
 def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:

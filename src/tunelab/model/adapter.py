@@ -74,13 +74,13 @@ def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int)
         return model.float().requires_grad_(True)
     model = ready_for_adapter(model)
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
+    names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
             wrapped = get_peft_model(model, config)
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
-        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ModelError(
             f"peft: the adapter does not fit this model ({first_line(error)}); "
             f"its linear modules are {', '.join(names)}."

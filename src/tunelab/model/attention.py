@@ -5,7 +5,7 @@ is the sum of squared lengths, not the square of the sum); on CUDA torch's own v
 """
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
 VARLEN = "tunelab_varlen"
-DENSE = "sdpa"
+WATCHED = "tunelab_varlen_watched"
+# Kinds of layers, as configurations list them, that attend: all others carry a state from token to token.
+ATTENDING = frozenset({"full_attention", "sliding_attention", "chunked_attention", "attention"})
 
 
 def segment_arguments(segment_lengths: tuple[int, ...], device: torch.device) -> dict[str, Any]:
@@ -56,7 +58,8 @@ def varlen_attention(
 
     Raises:
         RuntimeError: the model did not pass the example boundaries on, so that examples would mix; or it asks for
-            something this attention does not do (dropout, soft-capping, sinks, a window shorter than an example).
+            something this attention does not do (dropout, soft-capping, sinks, a position bias, a window shorter
+            than an example).
     """
     del module, attention_mask
     offsets: torch.Tensor | None = arguments.get("cu_seq_lens_q")
@@ -72,8 +75,8 @@ def _refuse_unsupported(dropout: float, arguments: dict[str, Any]) -> None:
     window = arguments.get("sliding_window")
     if window is not None and arguments["max_length_q"] > window:
         raise RuntimeError(f"an example of {arguments['max_length_q']} tokens is longer than the window of {window}")
-    if dropout or arguments.get("softcap") or arguments.get("s_aux") is not None:
-        raise RuntimeError("variable-length attention has no dropout, soft-capping or sinks")
+    if dropout or arguments.get("softcap") or any(arguments.get(key) is not None for key in ("s_aux", "position_bias")):
+        raise RuntimeError("variable-length attention has no dropout, soft-capping, sinks or position bias")
 
 
 def _per_segment(
@@ -119,6 +122,52 @@ def _varlen_parameters() -> frozenset[str]:
     from torch.nn.attention.varlen import varlen_attn
 
     return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def window_of(config: Any) -> int | None:
+    """The fewest tokens that any layer can look back, its own included; None where all see everything before them.
+
+    `config` is that of the text model. Some keep a window that no layer uses: `layer_types` decides where it is given.
+    """
+    limits = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+    if getattr(config, "use_sliding_window", True) is False:
+        del limits["sliding_attention"]
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or tuple(limits)
+    found = [getattr(config, limits[kind], None) for kind in set(kinds) & limits.keys()]
+    return min((window for window in found if window is not None), default=None)
+
+
+def is_recurrent(model: PreTrainedModel) -> bool:
+    """True where a layer carries a state from token to token, across the borders of examples in one row."""
+    kinds: Sequence[str] = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return bool(getattr(model, "_is_stateful", False)) or not ATTENDING.issuperset(kinds)
+
+
+def dense_implementation(model: PreTrainedModel) -> str:
+    """The attention of transformers that knows padding and a cache, and computes this model's own function.
+
+    `sdpa` has no soft-capping; models that need it (Gemma 2) do not offer it, and their reference code is taken.
+    """
+    return "sdpa" if model._supports_sdpa else "eager"  # pyright: ignore[reportPrivateUsage]
+
+
+@contextmanager
+def watched_varlen(model: PreTrainedModel, longest: int) -> Generator[list[torch.nn.Module]]:
+    """Run `model` with variable-length attention as if an example had `longest` tokens; yield the modules that used it.
+
+    A layer that asks for what this attention does not do raises here as it would in training.
+    """
+    used: list[torch.nn.Module] = []
+
+    def watched(module: torch.nn.Module, *tensors: torch.Tensor | None, **arguments: Any) -> tuple[torch.Tensor, None]:
+        used.append(module)
+        output = varlen_attention(module, *tensors, **arguments)  # pyright: ignore[reportArgumentType]
+        _refuse_unsupported(0.0, {**arguments, "max_length_q": longest})
+        return output
+
+    AttentionInterface.register(WATCHED, watched)
+    with attention_implementation(model, WATCHED):
+        yield used
 
 
 @contextmanager

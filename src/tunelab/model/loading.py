@@ -1,4 +1,4 @@
-"""Loads the base model: dtype, quantisation, safetensors only, no remote code."""
+"""Loads the base model: dtype, quantisation, safetensors only, code of the checkpoint only where asked for."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -10,21 +10,30 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 
 from tunelab.config import DType, ModelConfig, Quantization
 from tunelab.errors import ModelError, first_line
-from tunelab.model.locating import resolve_model
+from tunelab.model.locating import refuse_code, resolve_model
+from tunelab.model.weights import check_weight_files
 
 
 def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
     """Read only the architecture of the base model (no weights) and return it.
 
     Raises:
-        ModelError: the folder holds no causal language model, or the tokenizer has more ids than embeddings.
+        ModelError: there is no causal language model, it needs code of its own, the tokenizer has more ids than it has
+            embeddings, or a weight file of a folder is missing or damaged.
     """
     source = resolve_model(config.path, config.revision)
     try:
-        architecture = AutoConfig.from_pretrained(source, revision=config.revision, trust_remote_code=False)
+        architecture = AutoConfig.from_pretrained(
+            source, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        refuse_code(config.path, error)
         raise ModelError(f"model.path: {config.path!r} has no usable config.json ({first_line(error)}).") from error
-    if type(architecture) not in AutoModelForCausalLM._model_mapping:  # pyright: ignore[reportPrivateUsage]
+    brings_code = "AutoModelForCausalLM" in (getattr(architecture, "auto_map", None) or {})
+    known = type(architecture) in AutoModelForCausalLM._model_mapping  # pyright: ignore[reportPrivateUsage]
+    if not known and brings_code and not config.trust_remote_code:
+        refuse_code(config.path)
+    if not known and not brings_code:
         raise ModelError(
             f"model.path: expected a causal language model, found {architecture.model_type!r} in {config.path!r}."
         )
@@ -34,10 +43,8 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
             f"model.path: the tokenizer of {config.path!r} has {num_token_ids} ids, the model only "
             f"{text_config.vocab_size} embeddings; use the tokenizer that belongs to the weights."
         )
-    if Path(source).is_dir() and not list(Path(source).glob("*.safetensors")):
-        raise ModelError(
-            f"model.path: expected *.safetensors in {config.path!r}, found none; other weights are not read."
-        )
+    if Path(source).is_dir():
+        check_weight_files(Path(source))
     return architecture
 
 
@@ -57,7 +64,7 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=config.revision,
-            trust_remote_code=False,
+            trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
             **options,

@@ -50,6 +50,21 @@ def resolve_model(path: str, revision: str | None = None) -> str:
     return path
 
 
+def refuse_code(path: str, error: BaseException | None = None) -> None:
+    """Raise the sentence for a checkpoint whose own Python code would have to run; pass over other errors.
+
+    `error`: what transformers raised; it names its own argument for this.
+
+    Raises:
+        ModelError: the checkpoint cannot be used without its code.
+    """
+    if error is None or "trust_remote_code" in str(error):
+        raise ModelError(
+            f"model.trust_remote_code: {path!r} is written in Python code of its own, which would run with your rights "
+            "and which transformers does not have; read that code, then set model.trust_remote_code=true."
+        ) from error
+
+
 def _looks_like_folder(path: str) -> bool:
     return path.startswith((PREFIX, "/", ".", "~")) or path.count("/") > 1 or path.endswith("/")
 

@@ -30,6 +30,8 @@ def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
     if name is None or args or kwargs:
         return type(layer).forward(layer, x, *args, **kwargs)
     frozen = layer.base_layer(x)
+    if frozen._is_view():  # some of bitsandbytes' results are, and autograd changes no view of a custom function
+        frozen = frozen.clone()
     first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
     return _AddLowRank.apply(frozen, x, first, second, layer.scaling[name])
 

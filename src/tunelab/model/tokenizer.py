@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError, first_line
-from tunelab.model.locating import resolve_model
+from tunelab.model.locating import refuse_code, resolve_model
 
 # A pad token is never read by the model (padding is masked out), so any id will do; eos is the usual choice.
 # Masks are made by position, never by id, so pad == eos cannot hide an end-of-turn token from the loss.
@@ -23,9 +23,13 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     source = resolve_model(config.path, config.revision)
     try:
         loaded = AutoTokenizer.from_pretrained(
-            source, revision=config.revision, trust_remote_code=False, local_files_only=Path(source).is_dir()
+            source,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=Path(source).is_dir(),
         )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        refuse_code(config.path, error)
         raise ModelError(
             f"model.path: no usable tokenizer at {config.path!r} ({first_line(error)}); "
             "expected tokenizer.json and tokenizer_config.json beside the weights."

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from tunelab.config import Attention
 from tunelab.data.collating import collate
 from tunelab.data.records import MicroBatch, TokenizedExample
 from tunelab.errors import ModelError, first_line
 from tunelab.model.adapter import CausalLM, base_of
-from tunelab.model.attention import VARLEN, attention_implementation
+from tunelab.model.attention import is_recurrent, watched_varlen, window_of
 from tunelab.training.objective import last_hidden_state
 
 # Largest difference, in standard deviations of the reference, that rounding explains: float64, float32, half types.
@@ -130,19 +131,30 @@ def _packed_difference(
 ) -> tuple[float, float]:
     """Hidden states of the probes in one row against those of each probe alone, as the model computes it by itself."""
     base = base_of(model)
-    window = getattr(base.config.get_text_config(), "sliding_window", None)
-    if window is not None and longest > window:
-        raise RuntimeError(f"the longest example has {longest} tokens, the model's sliding window {window}")
+    _require_separable(base, longest)
     alone = torch.cat([last_hidden_state(model, _dense(probe, device))[0] for probe in probes])
     row = collate(probes, padded=False, pad_token_id=0).to(device)
-    with attention_implementation(base, VARLEN):
+    with watched_varlen(base, longest) as used:
         together = last_hidden_state(model, row)[0]
+        num_attending = len(used)
         model.train()
         try:
             last_hidden_state(model, row)  # refuses what only training asks for: dropout of attention weights
         finally:
             model.eval()
+    num_layers = base.config.get_text_config().num_hidden_layers
+    if num_attending < num_layers:
+        raise RuntimeError(f"{num_layers - num_attending} of its {num_layers} layers attend in a way of their own")
     return _deviation(together, alone)
+
+
+def _require_separable(base: PreTrainedModel, longest: int) -> None:
+    """Refuse by the architecture what short probes cannot show, or show too weakly."""
+    window = window_of(base.config.get_text_config())
+    if window is not None and longest > window:
+        raise RuntimeError(f"the longest example has {longest} tokens, the model's sliding window {window}")
+    if is_recurrent(base):
+        raise RuntimeError("its recurrent layers would carry their state from one example into the next")
 
 
 def _head_difference(model: CausalLM, probe: TokenizedExample, device: torch.device) -> tuple[float, float]:

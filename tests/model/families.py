@@ -1,0 +1,69 @@
+"""Every architecture of the model group in miniature: its own classes, two layers, random weights, tiny's tokenizer."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    Olmo2Config,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from tunelab.embedded import locate
+
+VOCABULARY = 1536
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2,
+}  # fmt: skip
+SIZES = {  # 64: bitsandbytes quantises blocks of 64 weights
+    **COMMON, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+}  # fmt: skip
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+LAYERWISE = {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16}
+
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "gpt2": GPT2Config(**COMMON, n_embd=64, n_layer=2, n_head=4, n_positions=128, **NO_DROPOUT),
+    "gpt_neox": GPTNeoXConfig(**SIZES),
+    "llama": LlamaConfig(**GROUPED, tie_word_embeddings=True),
+    "qwen2": Qwen2Config(**GROUPED, use_sliding_window=False, sliding_window=8, max_window_layers=2),
+    "qwen3": Qwen3Config(**GROUPED, head_dim=16, tie_word_embeddings=True),
+    "mistral": MistralConfig(**GROUPED, sliding_window=64),
+    "gemma2": Gemma2Config(
+        **GROUPED, **LAYERWISE, sliding_window=64, attn_logit_softcapping=5.0, final_logit_softcapping=10.0
+    ),
+    "gemma3": Gemma3TextConfig(**GROUPED, **LAYERWISE, sliding_window=64),
+    "phi3": Phi3Config(**GROUPED, sliding_window=64),
+    "olmo2": Olmo2Config(**GROUPED),
+    "mamba": MambaConfig(**COMMON, hidden_size=64, num_hidden_layers=2, state_size=8, time_step_rank=64),
+}
+
+
+def miniature(name: str, **changes: Any) -> PreTrainedModel:
+    """The model, weights drawn from one seed, in float32."""
+    config = CONFIGS[name]
+    torch.manual_seed(0)
+    changed = type(config).from_dict({**config.to_dict(), **changes}) if changes else config
+    return AutoModelForCausalLM.from_config(changed)
+
+
+def save_miniature(name: str, folder: Path, **changes: Any) -> Path:
+    """Write the model and a tokenizer into `folder`, as a downloaded base model lies."""
+    miniature(name, **changes).save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(Path(locate("embedded:tiny")) / file, folder)
+    return folder
