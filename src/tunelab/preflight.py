@@ -14,12 +14,13 @@ from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
 from tunelab.hashing import file_sha256
-from tunelab.model.adapter import build_peft_config
+from tunelab.model.adapter import build_peft_config, trains_b_matrices
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
+from tunelab.training.optim import build_optimizer, suggested_learning_rate
+from tunelab.training.schedules import learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 OBJECTIVES = {Objective.sft: SftObjective}
@@ -94,9 +95,11 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
-    suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
-    peak_lr = suggested if config.optim.lr is None else config.optim.lr
-    _check_optimizer(config, peak_lr, steps)
+    peak_lr = config.optim.lr
+    if peak_lr is None:
+        suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
+        peak_lr = suggested * config.optim.lr_factor
+    _check_optimizer(config, peak_lr, steps, peft_config, prepared.device)
     return TrainingPlan(peft_config, steps, peak_lr, _val_every_steps(config, steps, bool(prepared.data.validation)))
 
 
@@ -157,11 +160,14 @@ def _check_positions(num_positions: int | None, data: PreparedData) -> None:
         )
 
 
-def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
+def _check_optimizer(
+    config: RunConfig, lr: float, plan: StepPlan, peft_config: PeftConfig | None, device: torch.device
+) -> None:
     """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate."""
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    weight.grad = torch.ones(2, 2)
-    optimizer = build_optimizer(config.optim.optimizer, [weight], lr, False)
+    model = _stand_in(peft_config, has_vectors=bool(config.optim.rest) or peft_config is None).to(device)
+    optimizer = build_optimizer(config.optim, model, lr, False)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     try:
         optimizer.step()
     except Exception as error:  # whatever the optimizer raises for a value that the user set
@@ -171,6 +177,12 @@ def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
         ) from error
     learning_rate(config.optim, lr, plan.total_steps - 1, plan.total_steps)
     mark_read(config.optim, "max_grad_norm")
+
+
+def _stand_in(peft_config: PeftConfig | None, has_vectors: bool) -> torch.nn.Module:
+    """Matrices named as the adapter's will be, just large enough for states of 8 bits, and vectors beside them."""
+    names = ("lora_A", "lora_B") if trains_b_matrices(peft_config) else ("weights",)
+    return torch.nn.ModuleDict({name: torch.nn.Linear(64, 64, bias=has_vectors) for name in names})
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:

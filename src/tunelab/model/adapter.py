@@ -61,6 +61,11 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     return config
 
 
+def trains_b_matrices(config: PeftConfig | None) -> bool:
+    """True where the adapter is a product of two matrices, A and B, as LoRA's are."""
+    return isinstance(config, LoraConfig)
+
+
 def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int) -> CausalLM:
     """Wrap `model` with a fresh adapter initialised from `seed`; without a config every weight becomes trainable.
 
