@@ -74,6 +74,14 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_files(folder: Path) -> None:
+    """Make the content of every file in `folder` and below durable."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+
+
 def remove_stale(folder: Path) -> None:
     """Delete temporary files that a killed process left in `folder`."""
     for stale in folder.glob(".*.tmp"):

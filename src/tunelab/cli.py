@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from tunelab.compose import Invocation, command
-from tunelab.config import InspectConfig, PrepareConfig
+from tunelab.compose import Invocation, command, load_config
+from tunelab.config import ChatConfig, ExportConfig, InspectConfig, PrepareConfig
 
 
 @command("inspect", InspectConfig)
@@ -23,9 +23,33 @@ def prepare(config: PrepareConfig, invocation: Invocation) -> None:
     prepare_files(config, invocation.overrides)
 
 
+@command("export", ExportConfig)
+def export(config: ExportConfig, invocation: Invocation) -> None:
+    """Write what was trained as other programs read it."""
+    from tunelab.exporting import export
+    from tunelab.run import open_run_folder
+
+    folder = open_run_folder(config.run) if config.run else None
+    run = load_config(folder.path / "config.yaml") if folder else None
+    export(config, run, folder, invocation.overrides)
+
+
+@command("chat", ChatConfig)
+def chat(config: ChatConfig, invocation: Invocation) -> None:
+    """Talk to the base model and to what was trained."""
+    from tunelab.chat import chat
+    from tunelab.run import open_run_folder
+
+    folder = open_run_folder(config.run) if config.run else None
+    run = load_config(folder.path / "config.yaml") if folder else None
+    chat(config, run, folder, invocation.overrides)
+
+
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "inspect": (inspect, "the data as a run would see it: report, examples, trained and masked tokens"),
     "prepare": (prepare, "the cleaned and split rows as JSONL and Arrow, with a data card"),
+    "export": (export, "an adapter or a merged model as other programs read it, with a model card"),
+    "chat": (chat, "a conversation with the base model and what was trained, side by side"),
 }
 
 

@@ -19,17 +19,29 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tunelab.config import EvaluateConfig, InspectConfig, PrepareConfig, RunConfig, Section, forget_reads, to_plain
+from tunelab.config import (
+    ChatConfig,
+    EvaluateConfig,
+    ExportConfig,
+    InspectConfig,
+    PrepareConfig,
+    RunConfig,
+    Section,
+    forget_reads,
+    to_plain,
+)
 from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
 from tunelab.process import interruptible, mend_streams
 from tunelab.suggesting import explain_unknown_key
 
-ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig)
+ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig, ExportConfig, ChatConfig)
 SCHEMAS: dict[str, type[Section]] = {
     "run_schema": RunConfig,
     "evaluate_schema": EvaluateConfig,
     "inspect_schema": InspectConfig,
     "prepare_schema": PrepareConfig,
+    "export_schema": ExportConfig,
+    "chat_schema": ChatConfig,
 }
 
 # Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.

@@ -35,6 +35,7 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.loading import load_base_model
+from tunelab.model.matching import check_adapter
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.terminal import RunConsole, quiet_libraries
@@ -57,6 +58,8 @@ def evaluate(
     with closing(RunConsole(target.path / "run.log")) as console:
         run = _as_here(run, config, settings) if run else _run_config(config)
         adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
+        if is_adapter_folder(adapter):
+            check_adapter(adapter, run.model, config.other_base)
         prepared = prepare(run)
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)

@@ -4,14 +4,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from tunelab.atomic import remove_stale
+from tunelab.atomic import remove_stale, write_text
 from tunelab.audit import refuse_unread_keys
+from tunelab.card import run_card
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
 from tunelab.data.inspecting import render_examples
@@ -30,6 +32,7 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.export import export_model
+from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.preflight import (
@@ -288,12 +291,14 @@ def _conclude(
     config, prepared, folder, console = session.config, session.prepared, session.folder, session.console
     model.eval()
     with folder.stage("export"):
-        export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter)
+        add = partial(_describe, session, measure.end_token_ids(model))
+        export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter, add)
     folder.summary.facts["best_step"] = best_step
     if prepared.data.test:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
             tuned = measure(model, prepared.data.test)
         folder.summary.metrics |= {f"test/{key}": value for key, value in tuned.metrics.items()}
+        write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
         console.print(comparison_table(tuned.metrics, base.metrics if base else None))
         measured = {"base": base.predictions} if base else {}
         if tuned.predictions:
@@ -303,3 +308,11 @@ def _conclude(
     log_result(list(loggers.values()), hyperparameters, folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied
     return dict(folder.summary.metrics)
+
+
+def _describe(session: Session, ends: Sequence[int], staging: Path) -> None:
+    """Put the end tokens and the model card beside the exported weights."""
+    config, prepared = session.config, session.prepared
+    settings = taught_generation(base_generation_config(config.model), ends, prepared.tokenizer)
+    settings.save_pretrained(str(staging))
+    write_text(staging / "README.md", run_card(config, prepared.data.report.template, session.folder, staging))

@@ -1,18 +1,14 @@
 """Writes the cleaned and split rows of a data set to a folder, with a card that says how they were made."""
 
-import os
-import shutil
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import PrepareConfig, mark_read
 from tunelab.data.exporting import Exported, data_card, export_rows
 from tunelab.data.preparing import open_stage
-from tunelab.errors import ConfigError
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.run import RunFolder
+from tunelab.run import RunFolder, complete_folder
 from tunelab.terminal import RunConsole, quiet_libraries
 
 
@@ -25,7 +21,7 @@ def prepare_files(config: PrepareConfig, overrides: Sequence[str]) -> None:
     console = RunConsole()
     quiet_libraries()
     stage = open_stage(config.data, load_tokenizer(config.model))
-    with _new_folder(Path(config.to)) as folder:
+    with complete_folder(Path(config.to)) as folder:
         with console.status("preparing the data"):
             exported = export_rows(stage, folder)
         mark_read(config.data, "cache")  # nothing is tokenized, so there is nothing to keep
@@ -34,24 +30,6 @@ def prepare_files(config: PrepareConfig, overrides: Sequence[str]) -> None:
         RunFolder(folder).write_json("data_report.json", exported.to_dict())
         RunFolder(folder).write_text("README.md", data_card(Path(config.to).name, exported, command))
     console.print(_summary(exported, Path(config.to)), soft_wrap=True)
-
-
-@contextmanager
-def _new_folder(wanted: Path) -> Generator[Path]:
-    """A folder that appears under its name when it is complete."""
-    if wanted.exists():
-        raise ConfigError(f"to: expected a new folder, found {str(wanted)!r} there already; set to=<another folder>.")
-    staging = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
-    try:
-        staging.mkdir(parents=True)
-        yield staging
-        staging.rename(wanted)
-    except OSError as error:
-        raise ConfigError(
-            f"to: {str(wanted)!r} cannot be written ({error.strerror or error}); set to=<another folder>."
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _summary(exported: Exported, folder: Path) -> str:

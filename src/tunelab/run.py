@@ -5,6 +5,8 @@ import datetime
 import errno
 import hashlib
 import json
+import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -268,3 +270,31 @@ def make_new_folder(wanted: Path) -> Path:
             return path
         except FileExistsError:
             number += 1
+
+
+@contextlib.contextmanager
+def complete_folder(wanted: Path) -> Generator[Path]:
+    """A folder that appears under its name when it is complete and on the disk.
+
+    What a kill leaves has another name, beside it: `.<name>.<process>.tmp`.
+
+    Raises:
+        ConfigError: the folder exists already, cannot be written, or the disk is full.
+    """
+    if wanted.exists():
+        raise ConfigError(f"to: expected a new folder, found {str(wanted)!r} there already; set to=<another folder>.")
+    staging = wanted.with_name(f".{wanted.name}.{os.getpid()}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        atomic.fsync_files(staging)
+        staging.rename(wanted)
+        atomic.fsync_folder(wanted.parent)
+    except Exception as error:
+        problem = storage_problem(error, str(wanted))
+        if problem is None and not isinstance(error, OSError):
+            raise
+        reason = problem.rpartition(": ")[2] if problem else getattr(error, "strerror", None) or error
+        raise ConfigError(f"to: {str(wanted)!r} cannot be written ({reason}); set to=<another folder>.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunelab.config.data import DataConfig
 from tunelab.config.evaluation import EvaluationConfig
-from tunelab.config.model import ModelConfig
+from tunelab.config.model import DType, ModelConfig
 from tunelab.config.section import MISSING, Section, require
 from tunelab.config.training import ObjectiveConfig, OptimConfig, TrainerConfig
 from tunelab.errors import ConfigError
@@ -79,6 +79,7 @@ class EvaluateConfig(Section):
 
     run: str | None = None  # a run folder of train.py: its base model, data and adapter
     adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
+    other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
     split: Split = Split.test
     output_dir: str = "outputs"  # without `run`: results go to <output_dir>/evaluations/…
     model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
@@ -92,3 +93,98 @@ class EvaluateConfig(Section):
                 "run: expected a run folder or an adapter, found neither; "
                 "set run=<run folder> or adapter=<PEFT folder>."
             )
+
+
+class ExportKind(Enum):
+    """`adapter`: a PEFT folder; `merged`: a whole model, the adapter in its weights."""
+
+    adapter = "adapter"
+    merged = "merged"
+
+
+class Combination(Enum):
+    """How several LoRA adapters become one. `cat` is the exact weighted sum; the others are PEFT's."""
+
+    cat = "cat"
+    linear = "linear"
+    svd = "svd"
+    ties = "ties"
+    ties_svd = "ties_svd"
+    dare_linear = "dare_linear"
+    dare_linear_svd = "dare_linear_svd"
+    dare_ties = "dare_ties"
+    dare_ties_svd = "dare_ties_svd"
+    magnitude_prune = "magnitude_prune"
+    magnitude_prune_svd = "magnitude_prune_svd"
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it drops values, and so needs `density`."""
+        return self.value.startswith(("ties", "dare", "magnitude_prune"))
+
+
+@dataclass(kw_only=True)
+class ExportConfig(Section):
+    """What `tunelab export` writes: an adapter or a merged model, as other programs read them."""
+
+    to: str = MISSING  # a new folder
+    kind: ExportKind = ExportKind.adapter
+    run: str | None = None  # a run folder of train.py: its base model, data and adapter
+    adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
+    adapters: list[str] = field(default_factory=list[str])  # several LoRA folders, combined into one; with `run` or not
+    weights: list[float] = field(default_factory=list[float])  # one for each of `adapters`; empty: equal, of sum 1
+    combination: Combination = Combination.cat
+    density: float | None = None  # fraction of the values that ties, dare and magnitude_prune keep
+    other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
+    dtype: DType = DType.auto  # kind=merged: type of the stored weights; auto: as the base checkpoint
+    split: Split = Split.validation  # kind=merged: what it is compared on with the model as trained
+    max_examples: int = 32  # kind=merged: first examples of the split; 0: no comparison, and no data needed
+    output_dir: str = "outputs"  # without `run`: where prepared data are kept
+    model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
+    data: DataConfig = field(default_factory=DataConfig)  # without `run`: the template, and what to compare on
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
+
+    def __post_init__(self) -> None:
+        require(self.max_examples >= 0, "max_examples", "0 or more", self.max_examples)
+        count = len(self.weights)
+        require(count in (0, len(self.adapters)), "weights", f"one for each of {len(self.adapters)} adapters", count)
+        require(len(self.adapters) != 1, "adapters", "two or more (of one: adapter=<PEFT folder>)", self.adapters)
+        density = self.density
+        require(density is None or 0 < density <= 1, "density", "null or a fraction in (0, 1]", density)
+        if self.adapters and self.combination.prunes and density is None:
+            raise ConfigError(
+                f"density: expected a fraction in (0, 1] for combination={self.combination.value}, found none; "
+                "set density=0.5."
+            )
+        if self.adapter is not None and self.adapters:
+            raise ConfigError("adapter: expected adapter or adapters, found both; remove one of them.")
+        if self.run is None and self.adapter is None and not self.adapters:
+            raise ConfigError(
+                "run: expected a run folder or an adapter, found neither; "
+                "set run=<run folder>, adapter=<PEFT folder> or adapters=[<PEFT folder>,<PEFT folder>]."
+            )
+
+
+@dataclass(kw_only=True)
+class ChatConfig(Section):
+    """Whom `tunelab chat` lets speak, and how."""
+
+    run: str | None = None  # a run folder of train.py: its base model, template and adapter
+    adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
+    other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
+    base: bool | None = None  # show the base model's answers too; null: in a terminal, where something was trained
+    system: str | None = None  # a system message, where the template takes one
+    temperature: float = 0.0  # 0: always the most likely token, as in evaluation
+    top_p: float = 1.0  # sample among the most likely tokens that have this probability together
+    max_new_tokens: int = 512  # of one answer
+    seed: int = 0  # of sampling
+    drop_oldest: bool = False  # leave out the oldest turns where the conversation is longer than the model's positions
+    template: str = "auto"  # without `run`: as data.template
+    model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
+
+    def __post_init__(self) -> None:
+        require(self.temperature >= 0, "temperature", "0 or more", self.temperature)
+        require(0 < self.top_p <= 1, "top_p", "a probability in (0, 1]", self.top_p)
+        require(self.max_new_tokens >= 1, "max_new_tokens", "at least 1 token", self.max_new_tokens)
+        require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)

@@ -1,6 +1,7 @@
 """Writes what a run produced in the ordinary formats of transformers and PEFT, and proves that it can be read again."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,10 +14,17 @@ from tunelab.errors import CheckpointError
 from tunelab.model.adapter import CausalLM
 
 
-def export_model(model: CausalLM, tokenizer: PreTrainedTokenizerBase, base_path: str, folder: Path) -> None:
+def export_model(
+    model: CausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    base_path: str,
+    folder: Path,
+    add: Callable[[Path], None] = lambda _: None,
+) -> None:
     """Write the adapter (or the fully tuned model) with tokenizer and chat template into `folder`.
 
-    Written under a temporary name beside it, read back and compared bit for bit, then renamed.
+    Written under a temporary name beside it, read back and compared bit for bit, then renamed. `add` puts further files
+    into the folder before it gets its name.
 
     Raises:
         CheckpointError: what was written differs from the model in memory.
@@ -36,6 +44,7 @@ def export_model(model: CausalLM, tokenizer: PreTrainedTokenizerBase, base_path:
         expected = {name: tensor for name, tensor in model.state_dict().items() if name in trained | written.keys()}
     tokenizer.save_pretrained(str(staging))
     _compare(expected, written, folder)
+    add(staging)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 

@@ -1,5 +1,6 @@
 """Loads the base model: dtype, quantisation, safetensors only, code of the checkpoint only where asked for."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,6 +83,15 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
         )
     _keep_weights_as_stored(model)
     return model.train()
+
+
+def load_unquantized(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """Load the weights in float32, whatever the run stores them in: what adapters are merged onto.
+
+    Raises:
+        ModelError: as `load_base_model`.
+    """
+    return load_base_model(replace(config, dtype=DType.float32, quantization=Quantization.none), device)
 
 
 def enable_checkpointing(model: PreTrainedModel) -> None:

@@ -46,6 +46,21 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that an export holds, chat template included.
+
+    Raises:
+        ModelError: its files cannot be read.
+    """
+    try:
+        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        raise ModelError(
+            f"adapter: no usable tokenizer in {str(folder)!r} ({first_line(error)}); export it again."
+        ) from error
+    return cast(PreTrainedTokenizerBase, loaded)
+
+
 def end_token_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any) -> list[int]:
     """Ids that end a completion: the tokenizer's eos and whatever the model's generation config adds (end of turn)."""
     listed = getattr(generation_config, "eos_token_id", None)

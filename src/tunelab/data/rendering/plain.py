@@ -7,7 +7,7 @@ from tunelab.data.records import Conversation, Message, RenderedExample, Role
 from tunelab.data.rendering.segments import Stretch, assemble
 from tunelab.errors import DataError
 
-_ALPACA_ALONE = (
+ALPACA_PREAMBLE = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 )
 _ALPACA_WITH_INPUT = (
@@ -101,7 +101,7 @@ def _too_much(example: Conversation) -> Iterator[str]:
 def _alpaca(user: Message | None, system: Message | None, first: bool) -> str:
     """The layout of tatsu-lab/stanford_alpaca (train.py); a system message replaces its preamble."""
     instruction, extra = (user.parts or (user.content, "")) if user else ("", "")
-    preamble = _ALPACA_WITH_INPUT if extra else _ALPACA_ALONE
+    preamble = _ALPACA_WITH_INPUT if extra else ALPACA_PREAMBLE
     start = (system.content if system else preamble) if first else ""
     question = f"\n\n### Instruction:\n{instruction}" if user else ""
     context = f"\n\n### Input:\n{extra}" if extra else ""

@@ -1,0 +1,193 @@
+"""Writes what was trained as other programs read it: an adapter, or a whole model that was compared with it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunelab.atomic import write_json, write_text
+from tunelab.audit import refuse_unread_keys
+from tunelab.card import Card, read_method
+from tunelab.config import Combination, ExportConfig, ExportKind, RunConfig, mark_read, to_plain
+from tunelab.data.prompting import Prompter
+from tunelab.embedded import locate
+from tunelab.errors import CheckpointError, ConfigError
+from tunelab.merge import Merging, merge_and_compare
+from tunelab.model.combining import Mixture, check_mixture, combine
+from tunelab.model.export import export_model
+from tunelab.model.generation import base_generation_config, taught_generation
+from tunelab.model.loading import load_unquantized
+from tunelab.model.matching import read_adapter_config, refuse_unmergeable
+from tunelab.model.tokenizer import end_token_ids, token_id
+from tunelab.opening import Subject, open_subject
+from tunelab.run import RunFolder, complete_folder
+from tunelab.serving import Served, modelfile, serving_commands
+from tunelab.terminal import RunConsole, quiet_libraries
+
+# Beside the weights and the tokenizer, made anew for each export; of an adapter's folder they are not copied.
+OUR_FILES = ("README.md", "generation_config.json", "Modelfile", "export.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is in the folder besides tokenizer and card. `kind`: adapter, merged or full; `facts`: for export.json."""
+
+    kind: str
+    method: str
+    facts: dict[str, Any]
+    notes: dict[str, str]
+
+
+def export(config: ExportConfig, run: RunConfig | None, folder: RunFolder | None, overrides: Sequence[str]) -> None:
+    """Write what `config` names to the new folder `config.to`: all of it, read back, or nothing.
+
+    `run` and `folder` are those of `config.run`, where it is given.
+
+    Raises:
+        TunelabError: it cannot be exported so; there is nothing under the name of the folder.
+    """
+    console = RunConsole()
+    quiet_libraries()
+    with complete_folder(Path(config.to)) as staging:
+        subject = open_subject(config, run, folder)
+        mixture = _mixture(config, subject)
+        if config.kind is ExportKind.adapter:
+            _require_adapter(subject)
+            refuse_unread_keys(config, overrides)
+            with console.status("writing the adapter"):
+                written = _write_adapter(subject, mixture, staging)
+        else:
+            for place in subject.adapters:
+                refuse_unmergeable(read_adapter_config(place), subject.run.model)
+            merging = Merging(subject, mixture, config.dtype, config.split, config.max_examples)
+            found = merge_and_compare(merging, staging, partial(refuse_unread_keys, config, overrides), console)
+            kind = "merged" if subject.adapters else "full"
+            written = Written(kind, _method(subject, mixture), found.facts(), {"Fidelity": found.markdown()})
+            console.print(found.line(), soft_wrap=True)
+        served = _finish(Path(config.to), subject, written, staging)
+    console.print(f"folder       {config.to}\n{serving_commands(served)}", soft_wrap=True)
+
+
+def _mixture(config: ExportConfig, subject: Subject) -> Mixture | None:
+    """How several adapters are combined, checked against their configurations; None for one."""
+    if len(subject.adapters) < 2:
+        return None
+    mark_read(config, "adapters", "weights", "combination")
+    if config.combination.prunes:
+        mark_read(config, "density")
+    weights = tuple(config.weights) or (1 / len(subject.adapters),) * len(subject.adapters)
+    density = config.density if config.combination.prunes else None
+    mixture = Mixture(subject.adapters, weights, config.combination, density)
+    check_mixture(mixture, [read_adapter_config(place) for place in subject.adapters])
+    return mixture
+
+
+def _require_adapter(subject: Subject) -> None:
+    if not subject.adapters:
+        raise ConfigError(
+            f"kind: expected an adapter for kind=adapter, found a fully tuned model in {str(subject.whole)!r}; "
+            "set kind=merged, which exports it as it is."
+        )
+
+
+def _write_adapter(subject: Subject, mixture: Mixture | None, staging: Path) -> Written:
+    """Copy the files of one adapter, or make one of several."""
+    if mixture is None:
+        _copy_adapter(subject.adapters[0], staging)
+        return Written("adapter", _method(subject, None), {}, {})
+    base = load_unquantized(subject.run.model, torch.device("cpu"))
+    model = combine(base, mixture)
+    export_model(model, subject.tokenizer, locate(to_plain(subject.run.model)["path"]), staging)
+    return Written("adapter", read_method(staging), {"mixture": _parts(mixture)}, {"Combined of": _described(mixture)})
+
+
+def _copy_adapter(source: Path, staging: Path) -> None:
+    """Copy the files of a PEFT folder, and compare what was written with them bit for bit."""
+    for file in sorted(source.iterdir()):
+        if file.is_file() and file.name not in OUR_FILES and not file.name.startswith("."):
+            shutil.copyfile(file, staging / file.name)
+            if (staging / file.name).read_bytes() != file.read_bytes():
+                raise CheckpointError(f"{file}: the copy differs from it; check the disk and export again.")
+
+
+def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> Served:
+    """Add tokenizer, end tokens, card, Modelfile and export.json; return what the commands for serving need."""
+    tokenizer, model = subject.tokenizer, subject.run.model
+    tokenizer.save_pretrained(str(staging))
+    ends = _end_ids(subject)
+    settings = taught_generation(base_generation_config(model), ends, tokenizer)
+    settings.save_pretrained(str(staging))
+    plain = to_plain(model)
+    served = Served(
+        folder=target,
+        base=locate(plain["path"]),
+        is_adapter=written.kind == "adapter",
+        rank=_lora_rank(staging) if written.kind == "adapter" else None,
+        has_chat_template=(staging / "chat_template.jinja").is_file(),
+    )
+    tokens = [str(tokenizer.convert_ids_to_tokens(each)) for each in ends]
+    write_text(staging / "Modelfile", modelfile(served, subject.template, tokenizer, tokens))
+    write_text(staging / "README.md", _card(target.name, subject, written).render())
+    facts = {"kind": written.kind, "base_model": plain, "template": subject.template.name, "end_tokens": tokens}
+    write_json(staging / "export.json", {**facts, "method": written.method, **written.facts})
+    return served
+
+
+def _end_ids(subject: Subject) -> list[int]:
+    """Ids at which completions end: the end of turn that training taught, and the model's own."""
+    taught = token_id(subject.tokenizer, Prompter(subject.template, subject.tokenizer).end_of_turn)
+    own = end_token_ids(subject.tokenizer, base_generation_config(subject.run.model))
+    return sorted({*own, taught})
+
+
+def _card(title: str, subject: Subject, written: Written) -> Card:
+    folder = subject.folder
+    return Card(
+        title=title,
+        kind=written.kind,
+        base=subject.run.model,
+        method=written.method,
+        template=subject.template.name,
+        metrics=folder.read_summary().get("metrics", {}) if folder else {},
+        provenance=folder.read_json("provenance.json") if folder else {},
+        notes=written.notes,
+    )
+
+
+def _method(subject: Subject, mixture: Mixture | None) -> str:
+    if mixture is not None:
+        return f"{len(mixture.folders)} LoRA adapters combined by {mixture.combination.value}"
+    return read_method(subject.adapters[0]) if subject.adapters else "every weight trained"
+
+
+def _parts(mixture: Mixture) -> dict[str, Any]:
+    parts = [
+        {"adapter": str(place), "weight": weight}
+        for place, weight in zip(mixture.folders, mixture.weights, strict=True)
+    ]
+    return {"combination": mixture.combination.value, "density": mixture.density, "parts": parts}
+
+
+def _described(mixture: Mixture) -> str:
+    exact = " (the exact weighted sum of their changes)" if mixture.combination is Combination.cat else ""
+    rows = [
+        f"- weight {weight:g}: `{place.name}`, {read_method(place)}"
+        for place, weight in zip(mixture.folders, mixture.weights, strict=True)
+    ]
+    density = f", density {mixture.density:g}" if mixture.density is not None else ""
+    return "\n".join([f"Combination `{mixture.combination.value}`{density}{exact}:", "", *rows])
+
+
+def _lora_rank(folder: Path) -> int | None:
+    """The rank of a plain LoRA adapter, which the other programs read; None for any other."""
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    special = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
+    if settings.get("peft_type") != "LORA" or any(settings.get(name) for name in special):
+        return None
+    ranks: dict[str, int] = settings.get("rank_pattern") or {}
+    return max(int(settings["r"]), *ranks.values()) if ranks else int(settings["r"])

@@ -1,0 +1,222 @@
+"""Merges into the unquantised base, writes the model, reads it back, and measures what the merge changed."""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from transformers import PreTrainedModel
+
+from tunelab.config import DType, Precision, Quantization, RunConfig, Split, mark_read, to_plain
+from tunelab.data.records import TokenizedExample
+from tunelab.errors import CheckpointError, DataError
+from tunelab.evaluation.divergence import Divergence, compare_models
+from tunelab.evaluation.generating import inference
+from tunelab.model.adapter import CausalLM, load_adapter, ready_for_adapter, skip_input_casts
+from tunelab.model.combining import Mixture, combine
+from tunelab.model.generation import base_generation_config
+from tunelab.model.loading import check_base_model, load_base_model, load_unquantized
+from tunelab.model.merging import merge_adapter, reload_model, stored_dtype, write_model
+from tunelab.opening import Subject
+from tunelab.preflight import prepare
+from tunelab.training.doctor import TOLERANCE
+from tunelab.training.trainer import autocast, resolve_device, resolve_precision
+
+NUM_PROBES = 3
+PROBE_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What is merged, the type it is stored in, and what it is compared on (`max_examples` 0: nothing)."""
+
+    subject: Subject
+    mixture: Mixture | None
+    dtype: DType
+    split: Split
+    max_examples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How the stored model differs from what was merged.
+
+    `logit_difference`: the largest, in standard deviations, from the merge computed in float32. `comparison`: with the
+    model as it was trained; None where no examples were given.
+    """
+
+    dtype: str
+    logit_difference: float
+    tolerance: float
+    comparison: Divergence | None
+    split: str
+    trained_as: str
+
+    def facts(self) -> dict[str, Any]:
+        """The part of export.json."""
+        check = {"largest_difference_std": self.logit_difference, "tolerance_std": self.tolerance}
+        if self.comparison is None:
+            return {"dtype": self.dtype, "reload_check": check, "comparison": None}
+        found = {"split": self.split, "trained_as": self.trained_as, **self.comparison.to_dict()}
+        return {"dtype": self.dtype, "reload_check": check, "comparison": found}
+
+    def line(self) -> str:
+        """The figures in one line."""
+        if self.comparison is None:
+            return f"merged       {self.dtype}, read back and checked; no examples to compare it on"
+        found = self.comparison.to_dict()
+        return (
+            f"merged       {self.dtype}, against the trained model ({self.trained_as}) on "
+            f"{self.comparison.num_examples} examples: "
+            f"KL {found['kl_mean_nats']:.2e} nats/token (largest {found['kl_max_nats']:.2e}), "
+            f"perplexity {found['perplexity_before']:.4f} → {found['perplexity_after']:.4f}"
+        )
+
+    def markdown(self) -> str:
+        """The section of the card."""
+        check = (
+            f"Stored in {self.dtype}. Read back with plain transformers, its logits differ from those of the merge in "
+            f"float32 by at most {self.logit_difference:.2g} standard deviations (allowed: {self.tolerance:g})."
+        )
+        if self.comparison is None:
+            return f"{check} It was not compared with the model as trained."
+        found = self.comparison.to_dict()
+        return (
+            f"{check}\n\nOn {self.comparison.num_examples} {self.split} examples "
+            f"({self.comparison.token_count:,} supervised tokens), against the model as it was trained "
+            f"({self.trained_as}):\n\n| | as trained | merged |\n|---|---:|---:|\n"
+            f"| perplexity | {found['perplexity_before']:.4f} | {found['perplexity_after']:.4f} |\n\n"
+            f"KL divergence of the next-token distributions: mean {found['kl_mean_nats']:.3g}, "
+            f"largest {found['kl_max_nats']:.3g} nats per token."
+        )
+
+
+def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None], console: Console) -> Fidelity:
+    """Write the merged model (or the fully tuned one) into `staging`, read it back, and compare.
+
+    The adapter is always merged onto the unquantised base, in float32; the sum is rounded once, to the stored type.
+    `audit` is called before weights are loaded.
+
+    Raises:
+        CheckpointError: what was read back is not what was merged.
+        TunelabError: the data, the base or the adapter cannot be used.
+    """
+    run, subject = merging.subject.run, merging.subject
+    mark_read(run.model, "dtype", "quantization")
+    if to_plain(run.model)["quantization"] != Quantization.none.value:
+        mark_read(run.model, "double_quantization")
+    device = resolve_device(run.trainer)
+    precision = resolve_precision(run.trainer.precision, device)
+    examples = _examples(merging)
+    probes = _probes(subject, examples)
+    source = subject.run.model if subject.whole is None else _whole(subject)
+    dtype = stored_dtype(merging.dtype, check_base_model(source, len(subject.tokenizer)))
+    audit()
+    with console.status("merging"):
+        expected = _write(merging, source, dtype, probes, staging, device)
+    with console.status("reading it back"):
+        after = reload_model(staging, device)
+        found = _logits(after, probes)
+    difference = _deviation(found, expected)
+    name, tolerance = str(dtype).removeprefix("torch."), TOLERANCE[dtype]
+    if not difference <= tolerance:
+        raise CheckpointError(
+            f"to: the merged model differs from base and adapter by {difference:.2g} standard deviations of logits, "
+            f"more than rounding to {name} explains ({tolerance:g}); set dtype=float32, or kind=adapter."
+        )
+    comparison = None
+    if examples:
+        with console.status("comparing with the model as it was trained"):
+            before = _as_trained(merging, precision, device)
+            comparison = compare_models(before, after, examples, partial(autocast, precision, device))
+    return Fidelity(name, difference, tolerance, comparison, merging.split.value, _trained_as(run, precision))
+
+
+def _write(
+    merging: Merging,
+    source: Any,
+    dtype: torch.dtype,
+    probes: Sequence[torch.Tensor],
+    staging: Path,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Write the model in `dtype`; return the logits of the probes before it was merged and rounded."""
+    model: CausalLM = load_unquantized(source, device)
+    if merging.mixture is not None:
+        model = combine(model, merging.mixture)
+    elif merging.subject.adapters:
+        model = load_adapter(model, merging.subject.adapters[0])
+    expected = _logits(model, probes)
+    merged: PreTrainedModel = merge_adapter(model) if isinstance(model, PeftModel) else model
+    write_model(merged, dtype, base_generation_config(source), staging)
+    del model, merged
+    gc.collect()  # the memory of the float32 weights is needed for the two models that are compared
+    return expected
+
+
+def _whole(subject: Subject) -> Any:
+    """The fully tuned model as a base; it lies in a folder of its own."""
+    return replace(subject.run.model, path=str(subject.whole), revision=None, quantization=Quantization.none)
+
+
+def _examples(merging: Merging) -> list[TokenizedExample]:
+    """What the models are compared on; empty where that is not wanted, or no data are named."""
+    run = merging.subject.run
+    plain = to_plain(run.data)
+    if merging.max_examples == 0 or not (plain["path"] or plain["mix"] or plain["info"]):
+        return []
+    try:
+        data = prepare(run).data
+    except DataError as error:
+        raise DataError(f"{str(error).rstrip('.')}; or set max_examples=0, to export without a comparison.") from error
+    held_out = data.test if merging.split is Split.test else data.validation
+    chosen = held_out[: merging.max_examples]
+    if not chosen:
+        raise DataError(
+            f"split: expected examples to compare on, found none in {merging.split.value!r}; choose another split, "
+            "or set max_examples=0."
+        )
+    return [example.tokenized for example in chosen]
+
+
+def _probes(subject: Subject, examples: Sequence[TokenizedExample]) -> list[torch.Tensor]:
+    """A few rows of token ids, (tokens,): of the examples, or drawn by chance where there are none."""
+    if examples:
+        return [example.input_ids[:PROBE_TOKENS] for example in examples[:NUM_PROBES]]
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(len(subject.tokenizer), (64,), generator=generator) for _ in range(NUM_PROBES)]
+
+
+def _logits(model: CausalLM, probes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    device = next(model.parameters()).device
+    with inference(model):
+        return [model(input_ids=ids[None].to(device), use_cache=False).logits[0].float().cpu() for ids in probes]
+
+
+def _deviation(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    """The largest absolute difference, in standard deviations of what was expected."""
+    ours, theirs = torch.cat(list(found)).double(), torch.cat(list(expected)).double()
+    return float((ours - theirs).abs().max() / theirs.std().clamp_min(1e-30))
+
+
+def _as_trained(merging: Merging, precision: Precision, device: torch.device) -> CausalLM:
+    """Base and adapter as the run had them, the base quantised where it was."""
+    subject = merging.subject
+    if subject.whole is not None:
+        return load_unquantized(_whole(subject), device)
+    base = ready_for_adapter(load_base_model(subject.run.model, device))
+    model = combine(base, merging.mixture) if merging.mixture else load_adapter(base, subject.adapters[0])
+    if precision is not Precision.fp32:
+        skip_input_casts(model)
+    return model
+
+
+def _trained_as(run: RunConfig, precision: Precision) -> str:
+    plain = to_plain(run.model)
+    stored = plain["quantization"] if plain["quantization"] != "none" else None
+    return f"{stored} base, {precision.value}" if stored else precision.value
