@@ -97,7 +97,7 @@ def test_segment_arguments_are_cumulative():
     ("changes", "said"),
     [
         ({"cu_seq_lens_q": None}, "boundaries of its examples"),
-        ({"dropout": 0.1}, "no dropout"),
+        ({"dropout": 0.1}, "its attention has dropout, which variable-length attention has not"),
         ({"softcap": 30.0}, "soft-capping"),
         ({"s_aux": torch.zeros(4)}, "sinks"),
         ({"position_bias": torch.zeros(1)}, "position bias"),

@@ -1,6 +1,8 @@
 """Whether a base model can be had, and what is said where it cannot."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -19,12 +21,13 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(locating, "try_to_load_from_cache", lambda *args, **kwargs: None)
     asked: list[tuple[str, str | None]] = []
 
-    def answers(error: BaseException | None) -> list[tuple[str, str | None]]:
+    def answers(error: BaseException | None, files: Sequence[str] = ()) -> list[tuple[str, str | None]]:
         def model_info(self, name, revision=None, timeout=None):
             assert timeout <= 10
             asked.append((name, revision))
             if error:
                 raise error
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
 
         monkeypatch.setattr(HfApi, "model_info", model_info)
         return asked
@@ -79,6 +82,14 @@ def test_a_reachable_model_is_asked_for_once(hub):
     asked = hub(None)
     assert resolve_model("owner/model", "v2") == "owner/model"
     assert asked == [("owner/model", "v2")]
+
+
+def test_a_hub_model_without_safetensors_is_refused_before_it_is_downloaded(hub):
+    hub(None, ["config.json", "pytorch_model.bin"])
+    with pytest.raises(ModelError, match=r"^model\.path: expected \*\.safetensors at 'owner/model', found none"):
+        resolve_model("owner/model")
+    hub(None, ["config.json", "model-00001-of-00002.safetensors"])
+    assert resolve_model("owner/model") == "owner/model"
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from tunelab.config import ModelConfig, Quantization
 from tunelab.embedded import locate
 from tunelab.model.adapter import attach_adapter, build_peft_config, count_parameters
+from tunelab.model.attention import window_of
 
 GROUP = Path(__file__).resolve().parents[2] / "conf" / "model"
+PAGE = GROUP.parents[1] / "docs" / "models.md"
 RANK_16 = {"_target_": "peft.LoraConfig", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
@@ -73,7 +75,15 @@ def test_its_file_says_what_it_is(name: str):
     number, unit = re.search(r"([\d.]+) ([MB]) parameters", said).groups()
     digits = len(number.partition(".")[2])
     assert number == f"{base.num_parameters / {'M': 1e6, 'B': 1e9}[unit]:.{digits}f}"
-    assert int(re.search(r"context ([\d,]+)", said)[1].replace(",", "")) == base.context
+    context = re.search(r"context ([\d,]*\d)", said)[1]
+    assert context == f"{base.context:,}"
+    [row] = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]
+    assert f"| `{base.path}` | {number} {unit} |" in row
+    assert f"| {context} | {'none' if 'no chat template' in said else 'yes'} |" in row
+    window, limited = window_of(base.config), re.search(r"packs up to ([\d,]+) tokens", row)
+    assert (limited and int(limited[1].replace(",", ""))) == (window if window and window < base.context else None) or (
+        "soft-capped" in row
+    )
 
 
 def test_names_with_dots_and_dashes_are_names(compose_config: Callable[..., Any]):

@@ -75,8 +75,15 @@ def _refuse_unsupported(dropout: float, arguments: dict[str, Any]) -> None:
     window = arguments.get("sliding_window")
     if window is not None and arguments["max_length_q"] > window:
         raise RuntimeError(f"an example of {arguments['max_length_q']} tokens is longer than the window of {window}")
-    if dropout or arguments.get("softcap") or any(arguments.get(key) is not None for key in ("s_aux", "position_bias")):
-        raise RuntimeError("variable-length attention has no dropout, soft-capping, sinks or position bias")
+    asked = {
+        "dropout": dropout,
+        "soft-capping": arguments.get("softcap"),
+        "sinks": arguments.get("s_aux") is not None,
+        "a position bias": arguments.get("position_bias") is not None,
+    }
+    if any(asked.values()):
+        found = ", ".join(name for name, value in asked.items() if value)
+        raise RuntimeError(f"its attention has {found}, which variable-length attention has not")
 
 
 def _per_segment(

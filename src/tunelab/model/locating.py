@@ -75,7 +75,7 @@ def _probe_hub(name: str, revision: str | None) -> None:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise ModelError(f"model.path: {where} is not in the local cache, and HF_HUB_OFFLINE is set; {remedy}.")
     try:
-        HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_SECONDS)
+        found = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_SECONDS)
     except _GatedRepoError as error:
         raise ModelError(
             f"model.path: {where} is gated; accept its terms on the hub and set the variable HF_TOKEN, or {remedy}."
@@ -91,3 +91,9 @@ def _probe_hub(name: str, revision: str | None) -> None:
             f"model.path: {where} is neither a folder nor in the local cache, and the hub cannot be reached "
             f"({type(error).__name__}); connect to the network, or {remedy}."
         ) from error
+    files = [file.rfilename for file in found.siblings or ()]
+    if files and not any(file.endswith(".safetensors") for file in files):
+        raise ModelError(
+            f"model.path: expected *.safetensors at {where}, found none; other weights are not read: set "
+            "model.revision to one that has them, or model.path=<folder> to a converted copy (docs/models.md)."
+        )
