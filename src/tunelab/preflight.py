@@ -17,6 +17,7 @@ from tunelab.hashing import file_sha256
 from tunelab.model.adapter import build_peft_config, trains_b_matrices
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
+from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, suggested_learning_rate
@@ -36,6 +37,7 @@ class Prepared:
     precision: Precision
     objective: SftObjective
     hidden_size: int
+    quantization: str | None  # of the base model, by the configuration or in its checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,15 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     """
     adapter = build_peft_config(config.peft)
     if adapter is None and config.model.quantization is not Quantization.none:
-        raise ConfigError(
-            f"model.quantization: expected none for full fine-tuning (peft=none), found "
-            f"{config.model.quantization.value!r}; quantised weights cannot be trained: use peft=qlora."
-        )
+        raise _not_trainable(config.model.quantization.value)
     return adapter
+
+
+def _not_trainable(quantization: str) -> ConfigError:
+    return ConfigError(
+        f"model.quantization: expected none for full fine-tuning (peft=none), found {quantization!r}; quantised "
+        "weights cannot be trained: use peft=qlora, or peft=lora where the checkpoint itself is quantised."
+    )
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -79,18 +85,21 @@ def prepare(config: RunConfig) -> Prepared:
     objective = OBJECTIVES[config.objective.name](head_chunk_tokens=config.objective.head_chunk_tokens)
     tokenizer = load_tokenizer(config.model)
     architecture = check_base_model(config.model, len(tokenizer))
+    quantization = check_quantization(architecture, config.model)
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
     _check_positions(getattr(architecture.get_text_config(), "max_position_embeddings", None), data)
-    return Prepared(tokenizer, data, device, precision, objective, hidden_size)
+    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization)
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
     """Lay out the steps and the learning rate, and make sure that the optimizer can be built.
 
     Raises:
-        ConfigError: the optimizer is unknown or refuses its arguments.
+        ConfigError: the optimizer is unknown or refuses its arguments, or quantised weights are to be trained.
     """
+    if peft_config is None and prepared.quantization is not None:
+        raise _not_trainable(prepared.quantization)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
@@ -99,14 +108,14 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     if peak_lr is None:
         suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
         peak_lr = suggested * config.optim.lr_factor
-    _check_optimizer(config, peak_lr, steps, peft_config, prepared.device)
+    check_optimizer(config, peak_lr, steps, peft_config, prepared.device)
     return TrainingPlan(peft_config, steps, peak_lr, _val_every_steps(config, steps, bool(prepared.data.validation)))
 
 
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:
     """Count as read what is read only after the unread-key audit, which comes before the weights."""
     mark_read(config.model, "dtype", "attention", "quantization")
-    if config.model.quantization is not Quantization.none:
+    if config.model.quantization in FOUR_BITS:
         mark_read(config.model, "double_quantization")
     trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
     if plan.val_every_steps is not None:
@@ -160,7 +169,7 @@ def _check_positions(num_positions: int | None, data: PreparedData) -> None:
         )
 
 
-def _check_optimizer(
+def check_optimizer(
     config: RunConfig, lr: float, plan: StepPlan, peft_config: PeftConfig | None, device: torch.device
 ) -> None:
     """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate."""

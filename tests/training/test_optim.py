@@ -1,5 +1,6 @@
 """How optimizers are built: classes, parameter groups, rates; that they train, and go on where they stopped."""
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,21 @@ import pytest
 import torch
 from conftest import REPOSITORY, make_model, make_tokenizer
 from peft import LoraConfig
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from tunelab.audit import refuse_unread_keys
 from tunelab.config import OptimConfig
+from tunelab.data.datamodule import StepPlan
 from tunelab.errors import ConfigError
+from tunelab.finetune import fine_tune
 from tunelab.model.adapter import CausalLM, attach_adapter
-from tunelab.training.checkpoint import read_checkpoint, write_checkpoint
+from tunelab.preflight import build_adapter_config, check_optimizer
+from tunelab.run import RunFolder
+from tunelab.training.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from tunelab.training.optim import CombinedOptimizer, build_optimizer, set_learning_rate, suggested_learning_rate
 
+CPU = torch.device("cpu")
 ADAMW = {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]}
 DECAYED = {**ADAMW, "weight_decay": 0.1}
 MUON = {"_target_": "torch.optim.Muon"}
@@ -195,7 +203,9 @@ def test_an_adapter_of_matrices_alone_needs_no_rest():
 
 
 def test_muon_alone_refuses_vectors():
-    with pytest.raises(ConfigError, match=r"^optim\.optimizer: Muon refused its arguments: Muon only supports 2D"):
+    with pytest.raises(
+        ConfigError, match=r"^optim\.optimizer: Muon takes matrices only, found 1 other parameters, first bias; set"
+    ):
         build(MUON)
 
 
@@ -272,6 +282,61 @@ def test_each_trains_and_goes_on_where_it_stopped(name: str, kind: str, compose_
     assert steps(again, restored, lr, range(4, 8)) == losses[4:]
     expected = weights(model)
     assert all(torch.equal(value, expected[key]) for key, value in weights(again).items())
+
+
+@pytest.mark.parametrize("overrides", [["optim=muon", "peft=none"], ["optim=adamw_8bit", "peft=none"]], ids=str)
+def test_a_run_resumes_with_the_same_bits(overrides: list[str], tiny_config, tmp_path: Path):
+    """From the checkpoint of its third step, through Lightning."""
+    config = tiny_config("~peft.r", *overrides, "optim.lr=2e-3", "optim.optimizer.weight_decay=0.1")
+    folder = RunFolder(tmp_path)
+    fine_tune(config, folder, [])
+    expected = load_file(folder.adapter / "model.safetensors")
+    (folder.checkpoints / LAST).unlink()
+    assert read_checkpoint(folder.checkpoints / PREVIOUS)["global_step"] == 3
+    fine_tune(config, folder, [], resuming=True)
+    found = load_file(folder.adapter / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+optim.optimizer.weight_decy=0.1"], r"^optim\.optimizer\.weight_decy: AdamW has no such argument"),
+        (["optim.optimizer.betas=[0.9]"], r"^optim\.optimizer: AdamW"),
+        (["optim=muon", "optim.optimizer.adjust_lr_fn=other"], r"^optim\.optimizer: Muon refused its arguments"),
+        (["optim=muon", "optim.rest.betas=[2,0.9]"], r"^optim\.rest: AdamW refused its arguments"),
+        (["optim=adamw_8bit", "optim.optimizer.betas=[2,0.9]"], r"^optim\.optimizer: AdamW8bit refused its arguments"),
+        (
+            ["optim=sgd", "optim.optimizer._target_=torch.optim.Muon", "peft=none", "~peft.r"],
+            r"^optim\.optimizer: Muon takes matrices only, .*; set optim\.rest\._target_=torch\.optim\.AdamW",
+        ),
+        (
+            ["peft=none", "~peft.r", "optim.lora_plus_ratio=16"],
+            r"^optim\.lora_plus_ratio: expected LoRA's B matrices .* set peft=lora or optim\.lora_plus_ratio=null",
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_the_optimizer_refuses_is_said_before_the_weights(overrides: list[str], message: str, tiny_config):
+    config = tiny_config(*overrides)
+    with pytest.raises(ConfigError, match=message):
+        check_optimizer(config, 0.1, StepPlan.create(8, 4, 0, 1, None), build_adapter_config(config), CPU)
+
+
+@pytest.mark.parametrize(
+    ("override", "unused"),
+    [
+        ("optim.num_cycles=2", True),
+        ("optim.decay_shape=linear", True),
+        ("optim.min_lr_fraction=0.1", False),
+        ("optim.lora_plus_ratio=4", False),
+    ],
+)
+def test_a_key_that_the_schedule_does_not_read_is_refused(override: str, unused: bool, tiny_config):
+    config = tiny_config(override)
+    check_optimizer(config, 0.1, StepPlan.create(8, 4, 0, 1, None), build_adapter_config(config), CPU)
+    with pytest.raises(ConfigError, match="nothing uses it") if unused else nullcontext():
+        refuse_unread_keys(config, [override], below="optim.")
 
 
 def test_the_group_is_what_the_documentation_lists():

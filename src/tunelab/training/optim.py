@@ -97,6 +97,12 @@ def _build(
     if "lr" in node:
         raise ConfigError(f"{slot}.lr: the learning rate is not set here, found {node['lr']!r}; set optim.lr=<rate>.")
     cls = resolve_target(str(node.get("_target_")), slot, torch.optim.Optimizer)
+    odd = [name for name, p in parameters.items() if p.ndim != 2] if cls is torch.optim.Muon else []
+    if odd:
+        raise ConfigError(
+            f"{slot}: Muon takes matrices only, found {len(odd)} other parameters, first {odd[0]}; "
+            "set optim.rest._target_=torch.optim.AdamW."
+        )
     known = inspect.signature(cls).parameters
     other = node.get("foreach") or node.get("differentiable")  # which torch does not combine with fused
     fused = {"fused": not scaled_gradients} if "fused" in known and not other else {}
