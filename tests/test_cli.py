@@ -31,11 +31,33 @@ def test_commands_are_listed_and_a_wrong_one_is_refused(run):
     shown = run("--help")
     assert shown.returncode == 0
     assert "inspect " in shown.stdout
-    assert "prepare " in shown.stdout
+    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat"))
     for arguments in ((), ("inspct",)):
         refused = run(*arguments)
         assert refused.returncode == 1
-        assert refused.stderr.startswith("error: expected a command (inspect, prepare), found ")
+        assert refused.stderr.startswith("error: expected a command (inspect, prepare, export, chat), found ")
+
+
+HELP = """
+import sys
+from tunelab import cli
+for name in ("export", "chat"):
+    sys.argv = ["tunelab", name, "--help"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, end.code
+print("IMPORTED", sorted(set(sys.modules) & {"torch", "transformers", "peft"}))
+"""
+
+
+def test_help_of_export_and_chat_needs_no_torch(quiet_environment, tmp_path):
+    command = [sys.executable, "-c", HELP]
+    shown = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert "kind=merged dtype=bfloat16" in shown.stdout
+    assert "/reset" in shown.stdout
+    assert "IMPORTED []" in shown.stdout
 
 
 def test_inspect_shows_examples_and_writes_pages(run, rows, tmp_path):
@@ -76,6 +98,8 @@ def test_prepare_writes_what_train_reads(run, rows, tmp_path):
         (["inspect", "data.pth=x"], "did you mean 'data.path'?"),
         (["inspect", "data.group_by=x"], "data.group_by: set, but nothing uses it"),
         (["prepare"], "to: expected a value"),
+        (["export", "to=x"], "run: expected a run folder or an adapter, found neither"),
+        (["chat", "temperature=-1"], "temperature: expected 0 or more, found -1.0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from tunelab.config import DType, Precision, Quantization, RunConfig, Split, mark_read, to_plain
+from tunelab.config import DType, ModelConfig, Precision, Quantization, RunConfig, Split, mark_read, to_plain
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import CheckpointError, DataError
 from tunelab.evaluation.divergence import Divergence, compare_models
@@ -46,24 +47,25 @@ class Merging:
 class Fidelity:
     """How the stored model differs from what was merged.
 
-    `logit_difference`: the largest, in standard deviations, from the merge computed in float32. `comparison`: with the
-    model as it was trained; None where no examples were given.
+    In standard deviations of the logits: `merge_difference` is the largest of the merge in float32 from base and
+    adapter, `rounding` what rounding to `dtype` adds (root mean square). `comparison`: with the model as it was
+    trained; None where no examples were given.
     """
 
     dtype: str
-    logit_difference: float
-    tolerance: float
+    merge_difference: float
+    rounding: float
     comparison: Divergence | None
     split: str
     trained_as: str
 
     def facts(self) -> dict[str, Any]:
         """The part of export.json."""
-        check = {"largest_difference_std": self.logit_difference, "tolerance_std": self.tolerance}
+        check = {"merge_difference_std": self.merge_difference, "rounding_rms_std": self.rounding}
         if self.comparison is None:
-            return {"dtype": self.dtype, "reload_check": check, "comparison": None}
+            return {"dtype": self.dtype, "logits": check, "comparison": None}
         found = {"split": self.split, "trained_as": self.trained_as, **self.comparison.to_dict()}
-        return {"dtype": self.dtype, "reload_check": check, "comparison": found}
+        return {"dtype": self.dtype, "logits": check, "comparison": found}
 
     def line(self) -> str:
         """The figures in one line."""
@@ -80,8 +82,9 @@ class Fidelity:
     def markdown(self) -> str:
         """The section of the card."""
         check = (
-            f"Stored in {self.dtype}. Read back with plain transformers, its logits differ from those of the merge in "
-            f"float32 by at most {self.logit_difference:.2g} standard deviations (allowed: {self.tolerance:g})."
+            f"Stored in {self.dtype}; read back bit for bit. In standard deviations of the logits, the merge in "
+            f"float32 differs from base and adapter by at most {self.merge_difference:.2g}, and rounding adds "
+            f"{self.rounding:.2g} (root mean square)."
         )
         if self.comparison is None:
             return f"{check} It was not compared with the model as trained."
@@ -117,35 +120,37 @@ def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None]
     source = subject.run.model if subject.whole is None else _whole(subject)
     dtype = stored_dtype(merging.dtype, check_base_model(source, len(subject.tokenizer)))
     audit()
+    name = str(dtype).removeprefix("torch.")
     with console.status("merging"):
-        expected = _write(merging, source, dtype, probes, staging, device)
+        merged, stored, merge_difference, rounding = _write(merging, source, dtype, probes, staging, device)
+    _require(merge_difference, torch.float32, "the merge computed in float32", "base and adapter")
     with console.status("reading it back"):
+        _compare_weights(merged, staging)
+        del merged
+        gc.collect()  # its memory is needed for the two models that are compared
         after = reload_model(staging, device)
-        found = _logits(after, probes)
-    difference = _deviation(found, expected)
-    name, tolerance = str(dtype).removeprefix("torch."), TOLERANCE[dtype]
-    if not difference <= tolerance:
-        raise CheckpointError(
-            f"to: the merged model differs from base and adapter by {difference:.2g} standard deviations of logits, "
-            f"more than rounding to {name} explains ({tolerance:g}); set dtype=float32, or kind=adapter."
-        )
+        _require(_deviation(_logits(after, probes), stored), dtype, "the model read back", "the one written")
     comparison = None
     if examples:
         with console.status("comparing with the model as it was trained"):
             before = _as_trained(merging, precision, device)
             comparison = compare_models(before, after, examples, partial(autocast, precision, device))
-    return Fidelity(name, difference, tolerance, comparison, merging.split.value, _trained_as(run, precision))
+    return Fidelity(name, merge_difference, rounding, comparison, merging.split.value, _trained_as(run, precision))
 
 
 def _write(
     merging: Merging,
-    source: Any,
+    source: ModelConfig,
     dtype: torch.dtype,
     probes: Sequence[torch.Tensor],
     staging: Path,
     device: torch.device,
-) -> list[torch.Tensor]:
-    """Write the model in `dtype`; return the logits of the probes before it was merged and rounded."""
+) -> tuple[PreTrainedModel, list[torch.Tensor], float, float]:
+    """Write the model in `dtype`; return it, its logits, and how these differ before and after the rounding.
+
+    The first difference is that of the merge in float32 from base and adapter (largest), the second what rounding to
+    `dtype` adds (root mean square), both in standard deviations of the logits.
+    """
     model: CausalLM = load_unquantized(source, device)
     if merging.mixture is not None:
         model = combine(model, merging.mixture)
@@ -153,13 +158,35 @@ def _write(
         model = load_adapter(model, merging.subject.adapters[0])
     expected = _logits(model, probes)
     merged: PreTrainedModel = merge_adapter(model) if isinstance(model, PeftModel) else model
+    exact = _logits(merged, probes)
     write_model(merged, dtype, base_generation_config(source), staging)
-    del model, merged
-    gc.collect()  # the memory of the float32 weights is needed for the two models that are compared
-    return expected
+    stored = _logits(merged, probes)
+    return merged, stored, _deviation(exact, expected), _rms_deviation(stored, exact)
 
 
-def _whole(subject: Subject) -> Any:
+def _compare_weights(model: PreTrainedModel, staging: Path) -> None:
+    """What lies on the disk must be the weights in memory, bit for bit; tied ones are written once."""
+    expected, found = model.state_dict(), set[str]()
+    tied = {name for name in expected if name not in dict(model.named_parameters())}
+    for file in sorted(staging.glob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            found.add(name)
+            if name not in expected or not torch.equal(expected[name].cpu(), tensor):
+                raise CheckpointError(f"to: {name} was not written as it is; check the disk and export again.")
+    missing = expected.keys() - found - tied
+    if missing:
+        raise CheckpointError(f"to: {min(missing)} was not written; check the disk and export again.")
+
+
+def _require(difference: float, dtype: torch.dtype, what: str, other: str) -> None:
+    if not difference <= TOLERANCE[dtype]:
+        raise CheckpointError(
+            f"to: expected the logits of {what} to be those of {other}, found a difference of {difference:.2g} "
+            f"standard deviations (rounding explains {TOLERANCE[dtype]:g}); set kind=adapter."
+        )
+
+
+def _whole(subject: Subject) -> ModelConfig:
     """The fully tuned model as a base; it lies in a folder of its own."""
     return replace(subject.run.model, path=str(subject.whole), revision=None, quantization=Quantization.none)
 
@@ -202,6 +229,11 @@ def _deviation(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) 
     """The largest absolute difference, in standard deviations of what was expected."""
     ours, theirs = torch.cat(list(found)).double(), torch.cat(list(expected)).double()
     return float((ours - theirs).abs().max() / theirs.std().clamp_min(1e-30))
+
+
+def _rms_deviation(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    ours, theirs = torch.cat(list(found)).double(), torch.cat(list(expected)).double()
+    return float((ours - theirs).square().mean().sqrt() / theirs.std().clamp_min(1e-30))
 
 
 def _as_trained(merging: Merging, precision: Precision, device: torch.device) -> CausalLM:

@@ -44,7 +44,8 @@ def stored_dtype(dtype: DType, architecture: Any) -> torch.dtype:
 def write_model(model: PreTrainedModel, dtype: torch.dtype, generation: Any, folder: Path) -> None:
     """Write the weights in `dtype`, in safetensors of at most 5 GB each, with the configuration."""
     model.generation_config = generation
-    model.to(dtype)  # pyright: ignore[reportArgumentType] (transformers decorates `to` with a narrower type)
+    for parameter in model.parameters():  # buffers stay: transformers computes rotary angles in float32
+        parameter.data = parameter.data.to(dtype)
     model.save_pretrained(str(folder), max_shard_size=SHARD_SIZE)
 
 

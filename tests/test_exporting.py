@@ -1,0 +1,356 @@
+"""`tunelab export`: what it writes is read by PEFT and transformers alone, and its figures are those of plain loops."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from exported_runs import IDS, LORA, plainly, write_adapter, write_run
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from tunelab import exporting, merge
+from tunelab.compose import load_config
+from tunelab.config import Combination, DType, ExportConfig, ExportKind, ModelConfig, forget_reads
+from tunelab.data.preparing import prepare_data
+from tunelab.data.prompting import Prompter
+from tunelab.data.records import Message, Role
+from tunelab.data.rendering import decide_template
+from tunelab.errors import CheckpointError, ConfigError, ModelError
+from tunelab.exporting import export
+from tunelab.model.loading import load_base_model
+from tunelab.model.tokenizer import load_tokenizer
+from tunelab.run import open_run_folder
+from tunelab.serving import Served, ollama_template, serving_commands
+
+
+@pytest.fixture(scope="module")
+def run_folder(tiny_config, tmp_path_factory) -> Path:
+    return write_run(tiny_config("peft.r=4"), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def exported(tmp_path: Path):
+    def make(run: Path | None = None, to: Path | None = None, typed: list[str] | None = None, **keys) -> Path:
+        target = to or tmp_path / "out"
+        config = ExportConfig(to=str(target), run=str(run) if run else None, **keys)
+        forget_reads(config)
+        folder = open_run_folder(str(run)) if run else None
+        export(config, load_config(run / "config.yaml") if run else None, folder, typed or [])
+        return target
+
+    return make
+
+
+def facts_of(folder: Path) -> dict:
+    return json.loads((folder / "export.json").read_text())
+
+
+def with_adapter(model_folder: Path, adapter: Path, **keys) -> dict:
+    return {"model": ModelConfig(path=str(model_folder)), "adapter": str(adapter), **keys}
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS).logits.float()
+
+
+def test_an_adapter_goes_out_as_it_is_with_card_and_end_tokens(exported, run_folder, model_folder, tmp_path):
+    folder = exported(run_folder)
+    assert torch.equal(logits(plainly(model_folder, folder)), logits(plainly(model_folder, run_folder / "adapter")))
+    message = [{"role": "user", "content": "what is it?"}]
+    ours, theirs = (AutoTokenizer.from_pretrained(place) for place in (folder, model_folder))
+    assert ours.apply_chat_template(message, tokenize=False) == theirs.apply_chat_template(message, tokenize=False)
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [1]
+    card = ModelCard((folder / "README.md").read_text())
+    assert card.data.library_name == "peft"
+    assert card.data.base_model is None  # a folder is no name on the hub
+    assert "| test/loss (nats/token) | 3.0000 | 1.2500 |" in card.text
+    assert "SHA-256 `cd`" in card.text
+    assert "python train.py name=run" in card.text
+    again = exported(run_folder, to=tmp_path / "other" / "out")
+    for name in ("README.md", "export.json", "generation_config.json"):
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.3)])
+def test_a_merged_model_is_the_base_with_its_adapter(exported, run_folder, model_folder, dtype, tolerance):
+    folder = exported(run_folder, kind=ExportKind.merged, dtype=DType(dtype), max_examples=3)
+    merged = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    assert str(merged.dtype) == f"torch.{dtype}"
+    expected = logits(plainly(model_folder, run_folder / "adapter"))
+    assert ((logits(merged) - expected).abs().max() / expected.std()).item() < tolerance
+    found = facts_of(folder)["comparison"]
+    reference = divergence(plainly(model_folder, run_folder / "adapter"), merged, run_folder)
+    assert [found[key] for key in ("num_supervised_tokens", "kl_mean_nats", "kl_max_nats")] == pytest.approx(
+        [reference["count"], reference["mean"], reference["max"]], rel=0.05, abs=1e-9
+    )
+    assert found["perplexity_after"] == pytest.approx(reference["perplexity"], rel=1e-2)
+    assert "KL divergence" in (folder / "README.md").read_text()
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [1]
+
+
+def divergence(before, after, run: Path) -> dict[str, float]:
+    """The same figures from whole logits and plain loops."""
+    config = load_config(run / "config.yaml")
+    data = prepare_data(config.data, load_tokenizer(config.model), run / "cache")
+    terms, nll = [], 0.0
+    for example in data.validation[:3]:
+        ids, mask = example.tokenized.input_ids, example.tokenized.loss_mask
+        with torch.no_grad():
+            p, q = (model(ids[None]).logits[0].double().log_softmax(-1) for model in (before, after))
+        for place in range(1, len(ids)):
+            if mask[place]:
+                terms.append(float((p[place - 1].exp() * (p[place - 1] - q[place - 1])).sum()))
+                nll -= float(q[place - 1, ids[place]])
+    perplexity = torch.tensor(nll / len(terms), dtype=torch.float64).exp().item()
+    return {"count": len(terms), "mean": sum(terms) / len(terms), "max": max(terms), "perplexity": perplexity}
+
+
+def test_what_was_trained_on_nf4_is_merged_onto_the_unquantised_base(exported, tiny_config, model_folder, tmp_path):
+    run = write_run(tiny_config("model.quantization=nf4", "peft.r=4"), tmp_path / "run")
+    folder = exported(run, kind=ExportKind.merged, max_examples=2)
+    base, merged = load_file(model_folder / "model.safetensors"), load_file(folder / "model.safetensors")
+    adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    factors = [adapter[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "BA"]
+    expected = base[f"{name}.weight"].double() + 2 * factors[0] @ factors[1]
+    torch.testing.assert_close(merged[f"{name}.weight"].double(), expected, rtol=1e-6, atol=1e-6)
+    found = facts_of(folder)["comparison"]
+    assert found["trained_as"] == "nf4 base, fp32"
+    assert found["kl_mean_nats"] > 1e-4  # the error of nf4, which the merged model does not have
+
+
+def test_a_fully_tuned_model_goes_out_as_it_is(exported, tiny_config, tmp_path):
+    run = write_run(tiny_config("peft._target_=null"), tmp_path / "run", node={})
+    with pytest.raises(ConfigError, match="set kind=merged, which exports it as it is"):
+        exported(run)
+    folder = exported(run, kind=ExportKind.merged, max_examples=2)
+    ours, theirs = (load_file(place / "model.safetensors") for place in (folder, run / "adapter"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert facts_of(folder)["comparison"]["kl_max_nats"] == 0
+
+
+# --- several adapters -------------------------------------------------------------------------------------------------
+
+
+def changes(model_folder: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """What an adapter adds to each weight, (out, in) in float64, by the definition of LoRA."""
+    weights = load_file(adapter / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config["use_rslora"] else config["r"])
+    names = [name.removesuffix(".lora_A.weight") for name in weights if name.endswith("lora_A.weight")]
+    parts = {name: [weights[f"{name}.lora_{side}.weight"].double() for side in "BA"] for name in names}
+    return {name: scaling * b @ a for name, (b, a) in parts.items()}
+
+
+@pytest.fixture(scope="module")
+def pair(model_folder, tmp_path_factory) -> tuple[Path, Path]:
+    """Two adapters of different rank and scaling."""
+    folder = tmp_path_factory.mktemp("pair")
+    first = write_adapter(model_folder, folder / "first", {**LORA, "use_rslora": True}, seed=1)
+    return first, write_adapter(model_folder, folder / "second", {**LORA, "r": 2}, seed=2)
+
+
+def test_cat_is_the_exact_weighted_sum(exported, model_folder, pair):
+    model = ModelConfig(path=str(model_folder))
+    folder = exported(model=model, adapters=[str(each) for each in pair], weights=[0.25, -1.5])
+    found, first, second = (changes(model_folder, place) for place in (folder, *pair))
+    assert facts_of(folder)["mixture"]["combination"] == "cat"
+    for name in first:
+        torch.testing.assert_close(found[name], 0.25 * first[name] - 1.5 * second[name], rtol=1e-6, atol=1e-7)
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+
+
+def test_linear_sums_the_factors(exported, model_folder, pair, tmp_path):
+    third = write_adapter(model_folder, tmp_path / "third", seed=3)
+    keys = {"model": ModelConfig(path=str(model_folder)), "combination": Combination.linear}
+    folder = exported(adapters=[str(pair[0]), str(third)], weights=[0.3, 0.7], **keys)
+    weights = [load_file(place / "adapter_model.safetensors") for place in (pair[0], third)]
+    scales = [(0.3 * 4) ** 0.5, (0.7 * 2) ** 0.5]  # alpha 8 over the root of rank 4, and over rank 4
+    for name, found in changes(model_folder, folder).items():
+        b, a = (
+            sum(s * w[f"{name}.lora_{side}.weight"].double() for s, w in zip(scales, weights, strict=True))
+            for side in "BA"
+        )
+        torch.testing.assert_close(found, b @ a, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ConfigError, match=r"one rank for linear, found ranks 4, 2; set combination=cat"):
+        exported(adapters=[str(pair[0]), str(pair[1])], to=tmp_path / "no", **keys)
+
+
+def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_path):
+    dora = write_adapter(model_folder, tmp_path / "dora", {**LORA, "use_dora": True})
+    model = ModelConfig(path=str(model_folder))
+    with pytest.raises(ModelError, match="expected plain LoRA adapters, found one with use_dora"):
+        exported(model=model, adapters=[str(pair[0]), str(dora)])
+    with pytest.raises(ConfigError, match=r"set density=0\.5"):
+        ExportConfig(to="x", adapters=["a", "b"], combination=Combination.ties)
+    with pytest.raises(ConfigError, match="weights: expected one for each of 2 adapters, found 1"):
+        ExportConfig(to="x", adapters=["a", "b"], weights=[1.0])
+    assert not (tmp_path / "out").exists()
+
+
+# --- what must not happen ---------------------------------------------------------------------------------------------
+
+
+def test_a_merge_that_went_wrong_is_no_export(exported, run_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "merge_adapter", lambda model: model.unload())
+    with pytest.raises(CheckpointError, match=r"the merge computed in float32 to be those of base and adapter"):
+        exported(run_folder, kind=ExportKind.merged, max_examples=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_name_appears_last_and_a_full_disk_leaves_nothing(exported, run_folder, tmp_path, monkeypatch):
+    def full(*_):
+        assert not (tmp_path / "out").exists()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "modelfile", full)
+    with pytest.raises(ConfigError, match=r"to: '.*out' cannot be written \(No space left on device\)"):
+        exported(run_folder)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConfigError, match="expected a new folder"):
+        exported(run_folder)
+
+
+@pytest.fixture(scope="module")
+def other_base(model_folder, tmp_path_factory) -> Path:
+    """A wider base with the same tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("wide") / model_folder.name
+    config = LlamaConfig.from_pretrained(model_folder)
+    config.hidden_size, config.head_dim = 64, 16
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", list(ExportKind))
+def test_an_adapter_for_another_base_is_refused_before_weights(
+    exported, run_folder, other_base, model_folder, tmp_path, kind, monkeypatch
+):
+    monkeypatch.setattr(merge, "load_unquantized", None)
+    adapter = run_folder / "adapter"
+    with pytest.raises(ModelError, match=r"does not fit this base model: expected a weight of shape \(64, 4\), found"):
+        exported(**with_adapter(other_base, adapter, kind=kind))
+    moved = tmp_path / "moved"
+    load_base_model(ModelConfig(path=str(model_folder)), torch.device("cpu")).save_pretrained(moved)
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(moved)
+    with pytest.raises(ModelError, match=r"expected an adapter for model\.path=.*moved, found one for"):
+        exported(**with_adapter(moved, adapter, kind=ExportKind.adapter))
+    exported(**with_adapter(moved, adapter, kind=ExportKind.adapter, other_base=True))
+
+
+def test_another_vocabulary_is_refused(exported, run_folder, model_folder, tmp_path):
+    moved = tmp_path / model_folder.name
+    load_base_model(ModelConfig(path=str(model_folder)), torch.device("cpu")).save_pretrained(moved)
+    text = (model_folder / "tokenizer.json").read_text()
+    AutoTokenizer.from_pretrained(model_folder).save_pretrained(moved)
+    (moved / "tokenizer.json").write_text(text.replace("<|system|>", "<|sys|>"))
+    with pytest.raises(ModelError, match=r"is not that of the base model: expected '<\|sys\|>' with the id 2, found"):
+        exported(**with_adapter(moved, run_folder / "adapter"))
+
+
+def test_half_an_adapter_is_refused(exported, run_folder, model_folder, tmp_path):
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "adapter_config.json").write_bytes((run_folder / "adapter" / "adapter_config.json").read_bytes())
+    with pytest.raises(ModelError, match=r"expected adapter_model\.safetensors"):
+        exported(**with_adapter(model_folder, half))
+    content = (run_folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    (half / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match="cannot be read"):
+        exported(**with_adapter(model_folder, half))
+
+
+def test_virtual_tokens_cannot_be_merged(exported, model_folder, tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    wrapped = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    wrapped.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ModelError, match="whose virtual tokens cannot be merged; set kind=adapter"):
+        exported(**with_adapter(model_folder, tmp_path / "prompt", kind=ExportKind.merged))
+
+
+def test_a_key_of_merging_is_refused_without_it(exported, run_folder):
+    with pytest.raises(ConfigError, match="max_examples: set, but nothing uses it"):
+        exported(run_folder, max_examples=3, typed=["max_examples=3"])
+
+
+# --- other programs ---------------------------------------------------------------------------------------------------
+
+
+def test_the_template_in_the_language_of_ollama(model_folder):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    assert ollama_template(decide_template("chat", tokenizer), tokenizer) == (
+        "{{ if .System }}<|system|>{{ .System }}<|end|>{{ end }}{{ range .Messages }}"
+        '{{ if eq .Role "user" }}<|user|>{{ .Content }}<|end|><|assistant|>'
+        '{{ else if eq .Role "assistant" }}{{ .Content }}<|end|>{{ end }}{{ end }}'
+    )
+    tokenizer.chat_template = (  # a default system message, and line breaks
+        "{% if messages[0].role != 'system' %}<s>system\nBe good.</s>\n{% endif %}{% for m in messages %}"
+        "<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+    )
+    assert ollama_template(decide_template("chat", tokenizer), tokenizer) == (
+        "{{ if .System }}<s>system\n{{ .System }}</s>\n{{ else }}<s>system\nBe good.</s>\n{{ end }}"
+        '{{ range .Messages }}{{ if eq .Role "user" }}<s>user\n{{ .Content }}</s>\n<s>assistant\n'
+        '{{ else if eq .Role "assistant" }}{{ .Content }}</s>\n{{ end }}{{ end }}'
+    )
+    tokenizer.chat_template = (  # turns are numbered: no translation
+        "{% for m in messages %}<{{ loop.index }}>{{ m.content }}<|end|>{% endfor %}"
+        "{% if add_generation_prompt %}<{{ messages | length + 1 }}>{% endif %}"
+    )
+    assert ollama_template(decide_template("chat", tokenizer), tokenizer) is None
+
+
+@pytest.mark.parametrize("template", ["alpaca", "plain"])
+@pytest.mark.parametrize("system", [None, "be brief"])
+def test_plain_templates_in_the_language_of_ollama(model_folder, template, system):
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    chosen = decide_template(template, tokenizer)
+    text = ollama_template(chosen, tokenizer)
+    assert text is not None
+    turns = [("user", "one"), ("assistant", "two"), ("user", "three")]
+    messages = [Message(Role.SYSTEM, system)] if system else []
+    messages += [Message(Role(role), content) for role, content in turns]
+    ids = Prompter(chosen, tokenizer).prompt_ids(messages)
+    assert played(text, system, turns) == tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+def played(text: str, system: str | None, turns: list[tuple[str, str]]) -> str:
+    """What Go makes of a template of our shape."""
+    head, _, loop = text.partition("{{ range .Messages }}")
+    told, _, otherwise = head.removeprefix("{{ if .System }}").removesuffix("{{ end }}").partition("{{ else }}")
+    asked, _, answered = loop.removesuffix("{{ end }}{{ end }}").partition('{{ else if eq .Role "assistant" }}')
+    pieces = {"user": asked.removeprefix('{{ if eq .Role "user" }}'), "assistant": answered}
+    start = otherwise if system is None else told.replace("{{ .System }}", system)
+    return start + "".join(pieces[role].replace("{{ .Content }}", content) for role, content in turns)
+
+
+def test_the_commands_of_other_programs():
+    adapter = Served(Path("out"), "owner/base", is_adapter=True, rank=12, has_chat_template=True)
+    shown = serving_commands(adapter)
+    assert "vllm serve owner/base --enable-lora --max-lora-rank 16 --lora-modules out=out" in shown
+    assert "--chat-template out/chat_template.jinja" in shown
+    assert "convert_lora_to_gguf.py out --base out/base --outfile out.gguf" in shown
+    special = Served(Path("out"), "owner/base", is_adapter=True, rank=None, has_chat_template=True)
+    assert "kind=merged" in serving_commands(special)
+    assert "vllm serve out\n" in serving_commands(Served(Path("out"), "owner/base", False, None, True))
+
+
+def test_a_method_that_only_peft_reads_is_said_to_be_so(exported, model_folder, tmp_path, capsys):
+    ia3 = {
+        "_target_": "peft.IA3Config",
+        "target_modules": ["k_proj", "down_proj"],
+        "feedforward_modules": ["down_proj"],
+    }
+    folder = exported(**with_adapter(model_folder, write_adapter(model_folder, tmp_path / "ia3", ia3)))
+    assert "plain LoRA adapters only" in capsys.readouterr().out
+    assert "ia3" in (folder / "README.md").read_text()
