@@ -35,6 +35,7 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.loading import load_base_model
+from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.terminal import RunConsole, quiet_libraries
@@ -57,7 +58,7 @@ def evaluate(
     with closing(RunConsole(target.path / "run.log")) as console:
         run = _as_here(run, config, settings) if run else _run_config(config)
         adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
-        prepared = prepare(run)
+        prepared = prepare(run, num_virtual_tokens_of_folder(adapter))
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)
         base, tuned = _measure(

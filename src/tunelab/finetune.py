@@ -32,6 +32,7 @@ from tunelab.model.adapter import (
 from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
+from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (
     Prepared,
     TrainingPlan,
@@ -89,7 +90,7 @@ def fine_tune(
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
             resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
-            prepared = prepare(config)
+            prepared = prepare(config, num_virtual_tokens(peft_config))
             plan = plan_training(config, prepared, peft_config)
             session = Session(config, folder, prepared, plan, console, overrides, is_main, resume_point)
             _show_and_save_preparation(session)

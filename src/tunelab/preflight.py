@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
+from tunelab.config import Attention, EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
@@ -18,6 +18,7 @@ from tunelab.model.adapter import build_peft_config
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.tokenizer import load_tokenizer
+from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, with_own_tokenizer
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
@@ -35,6 +36,7 @@ class Prepared:
     precision: Precision
     objective: SftObjective
     hidden_size: int
+    num_virtual_tokens: int  # of a prompt method, in front of every example
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,12 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     """The adapter to train; None for full fine-tuning.
 
     Raises:
-        ConfigError: the class or an argument is unknown, or the weights to be trained are quantised.
+        ConfigError: the class or an argument is unknown, the weights to be trained are quantised, or virtual tokens do
+            not go together with another choice.
     """
-    adapter = build_peft_config(config.peft)
+    adapter = build_peft_config(with_own_tokenizer(config.peft, config.model))
+    if num_virtual_tokens(adapter):
+        _check_prompt_training(config, adapter)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise ConfigError(
             f"model.quantization: expected none for full fine-tuning (peft=none), found "
@@ -67,8 +72,23 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     return adapter
 
 
-def prepare(config: RunConfig) -> Prepared:
+def _check_prompt_training(config: RunConfig, adapter: PeftConfig | None) -> None:
+    if config.model.attention is Attention.varlen:
+        raise ConfigError(
+            "model.attention: padding-free training was asked for, but virtual tokens stand in front of each example, "
+            "one a row; set model.attention=auto or padded."
+        )
+    if config.trainer.gradient_checkpointing and keeps_tokens_in_cache(adapter):
+        raise ConfigError(
+            "trainer.gradient_checkpointing: expected false for virtual tokens that are keys and values, which "
+            "recomputed layers do not see, found true; set it to false, or use peft=prompt_tuning or p_tuning."
+        )
+
+
+def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     """Find the base model, load its tokenizer, and read and tokenize the data.
+
+    `num_virtual_tokens`: how many the adapter to be trained or measured puts in front of every example.
 
     Raises:
         TunelabError: something is missing, unknown, or does not fit; nothing has been loaded or written.
@@ -80,8 +100,8 @@ def prepare(config: RunConfig) -> Prepared:
     architecture = check_base_model(config.model, len(tokenizer))
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
-    _check_positions(getattr(architecture.get_text_config(), "max_position_embeddings", None), data)
-    return Prepared(tokenizer, data, device, precision, objective, hidden_size)
+    _check_positions(architecture.get_text_config(), data, num_virtual_tokens)
+    return Prepared(tokenizer, data, device, precision, objective, hidden_size, num_virtual_tokens)
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
@@ -143,7 +163,20 @@ def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _check_positions(num_positions: int | None, data: PreparedData) -> None:
+def _check_positions(architecture: Any, data: PreparedData, num_virtual: int) -> None:
+    num_positions: int | None = getattr(architecture, "max_position_embeddings", None)
+    window: int | None = getattr(architecture, "sliding_window", None)
+    if num_virtual >= (reach := min(filter(None, (num_positions, window)), default=num_virtual + 1)):
+        raise ConfigError(
+            f"peft.num_virtual_tokens: expected fewer than the {reach} positions that a token of the base model sees, "
+            f"found {num_virtual}; set peft.num_virtual_tokens=20."
+        )
+    if num_virtual and num_positions is not None and num_virtual + data.longest > num_positions:
+        raise ConfigError(
+            f"data.max_length: expected at most {num_positions - num_virtual} tokens ({num_positions} positions of the "
+            f"base model, {num_virtual} of them for peft.num_virtual_tokens), found an example of {data.longest}; set "
+            f"data.max_length={num_positions - num_virtual}."
+        )
     if num_positions is not None and data.longest > num_positions:
         raise ConfigError(
             f"data.max_length: expected at most the {num_positions} positions of the base model, found an example of "

@@ -9,6 +9,7 @@ from tunelab.data.records import IGNORE_INDEX, MicroBatch
 from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import segment_arguments
+from tunelab.model.virtual_tokens import put_in_front
 from tunelab.training.loss import linear_cross_entropy, token_cross_entropy
 
 
@@ -26,8 +27,8 @@ class SftObjective:
     def __call__(self, model: CausalLM, batch: MicroBatch) -> TokenSums:
         """Run `model` on `batch`. `nll_sum` carries gradients; the sums are those of `batch` alone."""
         keep, targets = supervised_positions(batch.labels)
-        if self.fused_head:
-            head: Any = base_of(model).get_output_embeddings()
+        head: Any = base_of(model).get_output_embeddings()
+        if self.fused_head and type(head) is torch.nn.Linear:  # an adapter of the head is not in its weight
             states = last_hidden_state(model, batch)[keep]
             bias = getattr(head, "bias", None)
             nll_sum, num_correct = linear_cross_entropy(states, head.weight, bias, targets, self.head_chunk_tokens)
@@ -50,9 +51,11 @@ def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def last_hidden_state(model: CausalLM, batch: MicroBatch) -> torch.Tensor:
-    """The decoder's output (rows, width, hidden size), after its final norm."""
+    """The decoder's output (rows, width, hidden size), after its final norm; virtual tokens have no part in it."""
     decoder: Any = base_of(model).base_model
-    return decoder(**_inputs(batch)).last_hidden_state
+    inputs, num_before = put_in_front(model, _inputs(batch))
+    states = decoder(**inputs).last_hidden_state
+    return states[:, num_before:] if num_before else states
 
 
 def supervised_logits(model: CausalLM, batch: MicroBatch, keep: torch.Tensor) -> torch.Tensor:
@@ -60,7 +63,8 @@ def supervised_logits(model: CausalLM, batch: MicroBatch, keep: torch.Tensor) ->
     base: Any = base_of(model)
     # Positions are kept where any row needs them, which every model supports; rows are picked afterwards.
     columns = keep.any(dim=0).nonzero()[:, 0]
-    logits = base(**_inputs(batch), logits_to_keep=columns).logits
+    inputs, num_before = put_in_front(model, _inputs(batch))
+    logits = base(**inputs, logits_to_keep=columns + num_before).logits
     return logits[keep[:, columns]]
 
 
