@@ -31,6 +31,7 @@ from tunelab.model.adapter import (
 )
 from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
+from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (
@@ -170,11 +171,15 @@ def _load_base(session: Session) -> PreTrainedModel:
 
 def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
     config = session.config
+    new_ids = new_token_ids(session.prepared.tokenizer, config.model.new_tokens)
+    train_new_tokens(session.plan.peft_config, base, new_ids)
     model = attach_adapter(base, session.plan.peft_config, config.seed)
     if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
+    if new_ids:
+        session.console.print(f"new tokens: {len(new_ids)}, ids {min(new_ids)} to {max(new_ids)}")
     session.folder.summary.facts |= {
         "peak_lr": session.plan.peak_lr,
         "num_trainable_parameters": count.trainable,

@@ -17,6 +17,7 @@ from tunelab.hashing import file_sha256
 from tunelab.model.adapter import build_peft_config
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
+from tunelab.model.new_tokens import check_new_tokens
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, with_own_tokenizer
 from tunelab.training.objective import SftObjective
@@ -64,6 +65,8 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     adapter = build_peft_config(with_own_tokenizer(config.peft, config.model))
     if num_virtual_tokens(adapter):
         _check_prompt_training(config, adapter)
+    if config.model.new_tokens:
+        check_new_tokens(adapter)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise ConfigError(
             f"model.quantization: expected none for full fine-tuning (peft=none), found "

@@ -149,10 +149,8 @@ def test_recomputed_activations_give_the_same_gradients(method: str):
     assert_equal_within(found(True), found(False), 1e-12)
 
 
-@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
-def test_an_adapter_of_the_head_is_not_passed_by(method: str):
+def test_an_adapter_of_the_head_is_not_passed_by():
     """The fused head reads a weight, which an adapter of the head is not part of."""
-    del method
     torch.manual_seed(3)
     base = AutoModelForCausalLM.from_config(copy.deepcopy(ARCHITECTURES["llama"]))
     lora = {"_target_": "peft.LoraConfig", "r": 2, "target_modules": ["lm_head"], "init_lora_weights": False}
@@ -169,9 +167,9 @@ def test_an_adapter_of_the_head_is_not_passed_by(method: str):
 ENDS = [7, 11, 13]
 
 
-def make_prompts(count: int) -> list[list[int]]:
+def make_prompts(count: int, vocabulary: int = VOCABULARY) -> list[list[int]]:
     rng = random.Random(5)
-    return [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 20))] for _ in range(count)]
+    return [[rng.randrange(vocabulary) for _ in range(rng.randint(1, 20))] for _ in range(count)]
 
 
 def complete(model: torch.nn.Module, prompts: list[list[int]], **changes: Any) -> list[Completion]:
@@ -242,7 +240,7 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     return load_file(folder.adapter / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize("method", CHOICES)
+@pytest.mark.parametrize("method", ["p_tuning", "cartridge"])  # one of inputs, one of keys and values
 def test_a_killed_run_is_resumed_to_the_same_bits(method: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     original = CausalLMModule.training_step
 
@@ -264,7 +262,7 @@ def test_a_killed_run_is_resumed_to_the_same_bits(method: str, run, tmp_path: Pa
     assert "micro-batches right-padded (virtual tokens stand in front of each example)" in log
 
 
-@pytest.mark.parametrize("method", CHOICES)
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
 def test_measuring_the_run_again_gives_its_metrics(method: str, run):
     overrides = ("evaluation.generate=true", "evaluation.max_new_tokens=8", "evaluation.max_examples=5",
                  "evaluation.base=true", "trainer.num_sample_completions=1")  # fmt: skip
@@ -317,7 +315,7 @@ def test_a_quantised_base_trains_and_completes_alike(method: str, model_folder: 
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         SftObjective(16)(model, collate(examples, padded=True, pad_token_id=0)).nll_sum.backward()
         assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
-        assert len(complete(model, make_prompts(3))) == 3
+        assert len(complete(model, make_prompts(3, 200))) == 3
     assert len(gradients(model)) > 0
 
 

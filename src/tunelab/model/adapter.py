@@ -127,7 +127,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
             loaded = PeftModel.from_pretrained(ready_for_adapter(model), str(folder), use_safetensors=True)
         _require_all_weights(loaded, folder)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+    except (RuntimeError, ValueError, OSError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
     check_prompt_method(loaded.active_peft_config)
     return loaded

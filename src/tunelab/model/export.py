@@ -13,6 +13,7 @@ from tunelab.errors import CheckpointError
 from tunelab.model.adapter import CausalLM
 
 
+@torch.no_grad()  # as it is measured: a network that writes virtual tokens may round otherwise where it keeps gradients
 def export_model(model: CausalLM, tokenizer: PreTrainedTokenizerBase, base_path: str, folder: Path) -> None:
     """Write the adapter (or the fully tuned model) with tokenizer and chat template into `folder`.
 

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from tunelab.config import DType, ModelConfig, Quantization
 from tunelab.errors import ModelError, first_line
 from tunelab.model.locating import resolve_model
+from tunelab.model.new_tokens import add_embeddings, new_token_ids
+from tunelab.model.tokenizer import load_tokenizer
 
 
 def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
@@ -29,7 +31,7 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
             f"model.path: expected a causal language model, found {architecture.model_type!r} in {config.path!r}."
         )
     text_config = architecture.get_text_config()
-    if num_token_ids > text_config.vocab_size:
+    if num_token_ids - len(config.new_tokens) > text_config.vocab_size:
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has {num_token_ids} ids, the model only "
             f"{text_config.vocab_size} embeddings; use the tokenizer that belongs to the weights."
@@ -42,7 +44,7 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
 
 
 def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedModel:
-    """Load the weights onto `device`, in train mode (they arrive in eval mode).
+    """Load the weights onto `device`, in train mode (they arrive in eval mode), with rows for `config.new_tokens`.
 
     Raises:
         ModelError: weights are missing or damaged, or the quantisation is not available here.
@@ -73,6 +75,8 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
             f"model.path: {len(absent)} weights of {config.path!r} are missing or of another shape, first "
             f"{absent[0]}; get the files again."
         )
+    if config.new_tokens:
+        add_embeddings(model, new_token_ids(load_tokenizer(config), config.new_tokens))
     _keep_weights_as_stored(model)
     return model.train()
 
