@@ -57,6 +57,7 @@ from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, start_trackers
 from tunelab.training.module import CausalLMModule, StepSettings
+from tunelab.training.objective import has_plain_head
 from tunelab.training.trainer import build_trainer
 
 
@@ -178,6 +179,8 @@ def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
+    if not has_plain_head(model):
+        session.console.print("the head is adapted: the model projects the supervised positions itself")
     if new_ids:
         session.console.print(f"new tokens: {len(new_ids)}, ids {min(new_ids)} to {max(new_ids)}")
     session.folder.summary.facts |= {

@@ -112,7 +112,9 @@ def test_a_run_is_exported_so_that_plain_peft_repeats_it(run, base_folder: Path)
     recorded = folder.read_summary()["metrics"]
     again = evaluate(EvaluateConfig(run=str(folder.path)), config, RunFolder(folder.path), [])
     assert again == {name: value for name, value in recorded.items() if "test/" in name}
-    assert "new tokens: 2, ids" in (folder.path / "run.log").read_text(encoding="utf-8")
+    log = (folder.path / "run.log").read_text(encoding="utf-8")
+    assert "new tokens: 2, ids" in log
+    assert "the head is adapted" in log
     with pytest.raises(ModelError, match=r"set 'model\.new_tokens=\[\"please\", \"<tool>\"\]'\."):
         require_known_tokens(folder.adapter, len(make_tokenizer()))
     with pytest.raises(ModelError, match="does not fit this base model"):

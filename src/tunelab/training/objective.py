@@ -17,8 +17,9 @@ from tunelab.training.loss import linear_cross_entropy, token_cross_entropy
 class SftObjective:
     """Supervised fine-tuning: cross-entropy of the supervised tokens, as sums.
 
-    `fused_head`: take the last hidden state and project it here in chunks of `head_chunk_tokens`; otherwise the model
-    projects the supervised positions itself (`logits_to_keep`), for heads that do more than a matrix product.
+    `fused_head`: take the last hidden state and project it here in chunks of `head_chunk_tokens`; otherwise, and where
+    the head is adapted, the model projects the supervised positions itself (`logits_to_keep`), for heads that do more
+    than a matrix product.
     """
 
     head_chunk_tokens: int
@@ -27,8 +28,8 @@ class SftObjective:
     def __call__(self, model: CausalLM, batch: MicroBatch) -> TokenSums:
         """Run `model` on `batch`. `nll_sum` carries gradients; the sums are those of `batch` alone."""
         keep, targets = supervised_positions(batch.labels)
-        head: Any = base_of(model).get_output_embeddings()
-        if self.fused_head and type(head) is torch.nn.Linear:  # an adapter of the head is not in its weight
+        if self.fused_head and has_plain_head(model):
+            head: Any = base_of(model).get_output_embeddings()
             states = last_hidden_state(model, batch)[keep]
             bias = getattr(head, "bias", None)
             nll_sum, num_correct = linear_cross_entropy(states, head.weight, bias, targets, self.head_chunk_tokens)
@@ -37,6 +38,11 @@ class SftObjective:
             nll_sum, num_correct = token_cross_entropy(logits, targets)
         count = torch.tensor(targets.numel(), device=targets.device)
         return TokenSums(nll_sum.double(), count, num_correct)
+
+
+def has_plain_head(model: CausalLM) -> bool:
+    """Whether the weight of the head is all of it: an adapter of the head, or a trained copy, is not in it."""
+    return type(base_of(model).get_output_embeddings()) is torch.nn.Linear
 
 
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
