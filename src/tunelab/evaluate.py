@@ -36,6 +36,8 @@ from tunelab.model.adapter import (
 )
 from tunelab.model.loading import load_base_model
 from tunelab.model.matching import check_adapter
+from tunelab.model.new_tokens import require_known_tokens
+from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.terminal import RunConsole, quiet_libraries
@@ -60,7 +62,8 @@ def evaluate(
         adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
         if is_adapter_folder(adapter):
             check_adapter(adapter, run.model, config.other_base)
-        prepared = prepare(run)
+        prepared = prepare(run, num_virtual_tokens_of_folder(adapter))
+        require_known_tokens(adapter, len(prepared.tokenizer))
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)
         base, tuned = _measure(
@@ -117,7 +120,7 @@ def _measure(
         if run.evaluation.base:
             base = _measure_one(load_base_model(run.model, prepared.device), run, prepared, examples, console)
         # What was trained is float32, as it was while it trained.
-        tuned = replace(run.model, path=str(adapter), revision=None, dtype=DType.float32)
+        tuned = replace(run.model, path=str(adapter), revision=None, dtype=DType.float32, new_tokens=[])
         return base, _measure_one(load_base_model(tuned, prepared.device), run, prepared, examples, console)
     base_model = ready_for_adapter(load_base_model(run.model, prepared.device))
     measure = prove_shortcuts(run, prepared, base_model, console)

@@ -34,8 +34,10 @@ from tunelab.model.adapter import (
 from tunelab.model.export import export_model
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import enable_checkpointing, load_base_model
+from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.quantizing import quantization_report
 from tunelab.model.tokenizer import pad_token_id
+from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (
     Prepared,
     TrainingPlan,
@@ -59,6 +61,7 @@ from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, start_trackers
 from tunelab.training.module import CausalLMModule, StepSettings
+from tunelab.training.objective import has_plain_head
 from tunelab.training.trainer import build_trainer
 
 
@@ -93,7 +96,7 @@ def fine_tune(
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
             resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
-            prepared = prepare(config)
+            prepared = prepare(config, num_virtual_tokens(peft_config))
             plan = plan_training(config, prepared, peft_config)
             session = Session(config, folder, prepared, plan, console, overrides, is_main, resume_point)
             _show_and_save_preparation(session)
@@ -178,11 +181,17 @@ def _load_base(session: Session) -> PreTrainedModel:
 
 def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
     config = session.config
+    new_ids = new_token_ids(session.prepared.tokenizer, config.model.new_tokens)
+    train_new_tokens(session.plan.peft_config, base, new_ids)
     model = attach_adapter(base, session.plan.peft_config, config.seed)
     if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
+    if not has_plain_head(model):
+        session.console.print("the head is adapted: the model projects the supervised positions itself")
+    if new_ids:
+        session.console.print(f"new tokens: {len(new_ids)}, ids {min(new_ids)} to {max(new_ids)}")
     session.folder.summary.facts |= {
         "peak_lr": session.plan.peak_lr,
         "num_trainable_parameters": count.trainable,

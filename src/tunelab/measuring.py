@@ -63,7 +63,8 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
         ModelError: the model is not causal, or `model.attention=varlen` was asked for and is not safe.
     """
     context = partial(autocast, prepared.precision, prepared.device)
-    diagnosis = diagnose(model, prepared.data.train, prepared.data.longest, prepared.device, context)
+    fronted = prepared.num_virtual_tokens > 0
+    diagnosis = diagnose(model, prepared.data.train, prepared.data.longest, prepared.device, context, fronted)
     require_causal(diagnosis.causal)
     padded = choose_layout(config.model.attention, diagnosis.padding_free)
     if not padded:

@@ -9,7 +9,7 @@ from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
+from tunelab.config import Attention, EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
@@ -17,8 +17,10 @@ from tunelab.hashing import file_sha256
 from tunelab.model.adapter import build_peft_config, trains_b_matrices
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
+from tunelab.model.new_tokens import check_new_tokens
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
+from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, with_own_tokenizer
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, suggested_learning_rate
 from tunelab.training.schedules import learning_rate
@@ -38,6 +40,7 @@ class Prepared:
     objective: SftObjective
     hidden_size: int
     quantization: str | None  # of the base model, by the configuration or in its checkpoint
+    num_virtual_tokens: int  # of a prompt method, in front of every example
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,14 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     """The adapter to train; None for full fine-tuning.
 
     Raises:
-        ConfigError: the class or an argument is unknown, or the weights to be trained are quantised.
+        ConfigError: the class or an argument is unknown, the weights to be trained are quantised, or virtual tokens do
+            not go together with another choice.
     """
-    adapter = build_peft_config(config.peft)
+    adapter = build_peft_config(with_own_tokenizer(config.peft, config.model))
+    if num_virtual_tokens(adapter):
+        _check_prompt_training(config, adapter)
+    if config.model.new_tokens:
+        check_new_tokens(adapter)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise _not_trainable(config.model.quantization.value)
     return adapter
@@ -74,8 +82,23 @@ def _not_trainable(quantization: str) -> ConfigError:
     )
 
 
-def prepare(config: RunConfig) -> Prepared:
+def _check_prompt_training(config: RunConfig, adapter: PeftConfig | None) -> None:
+    if config.model.attention is Attention.varlen:
+        raise ConfigError(
+            "model.attention: padding-free training was asked for, but virtual tokens stand in front of each example, "
+            "one a row; set model.attention=auto or padded."
+        )
+    if config.trainer.gradient_checkpointing and keeps_tokens_in_cache(adapter):
+        raise ConfigError(
+            "trainer.gradient_checkpointing: expected false for virtual tokens that are keys and values, which "
+            "recomputed layers do not see, found true; set it to false, or use peft=prompt_tuning or p_tuning."
+        )
+
+
+def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     """Find the base model, load its tokenizer, and read and tokenize the data.
+
+    `num_virtual_tokens`: how many the adapter to be trained or measured puts in front of every example.
 
     Raises:
         TunelabError: something is missing, unknown, or does not fit; nothing has been loaded or written.
@@ -88,8 +111,8 @@ def prepare(config: RunConfig) -> Prepared:
     quantization = check_quantization(architecture, config.model)
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
-    _check_positions(getattr(architecture.get_text_config(), "max_position_embeddings", None), data)
-    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization)
+    _check_positions(architecture.get_text_config(), data, num_virtual_tokens)
+    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens)
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
@@ -161,7 +184,20 @@ def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _check_positions(num_positions: int | None, data: PreparedData) -> None:
+def _check_positions(architecture: Any, data: PreparedData, num_virtual: int) -> None:
+    num_positions: int | None = getattr(architecture, "max_position_embeddings", None)
+    window: int | None = getattr(architecture, "sliding_window", None)
+    if num_virtual >= (reach := min(filter(None, (num_positions, window)), default=num_virtual + 1)):
+        raise ConfigError(
+            f"peft.num_virtual_tokens: expected fewer than the {reach} positions that a token of the base model sees, "
+            f"found {num_virtual}; set peft.num_virtual_tokens=20."
+        )
+    if num_virtual and num_positions is not None and num_virtual + data.longest > num_positions:
+        raise ConfigError(
+            f"data.max_length: expected at most {num_positions - num_virtual} tokens ({num_positions} positions of the "
+            f"base model, {num_virtual} of them for peft.num_virtual_tokens), found an example of {data.longest}; set "
+            f"data.max_length={num_positions - num_virtual}."
+        )
     if num_positions is not None and data.longest > num_positions:
         raise ConfigError(
             f"data.max_length: expected at most the {num_positions} positions of the base model, found an example of "

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from tunelab.errors import DataError, ModelError
+from tunelab.errors import DataError
 from tunelab.evaluation import generating
 from tunelab.evaluation.generating import Completion, generate
 from tunelab.model.attention import VARLEN
@@ -95,12 +95,6 @@ def test_an_adapter_counts():
     assert adapted != plain
     assert adapted == run(tuned, make_prompts(8), batch_tokens=1)
     assert adapted == [reference(tuned, prompt) for prompt in make_prompts(8)]
-
-
-def test_virtual_tokens_are_refused():
-    model = get_peft_model(make(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(ModelError, match="virtual tokens"):
-        run(model, [[1]])
 
 
 def test_a_model_in_varlen_attention_decodes_as_ever():

@@ -96,11 +96,6 @@ def test_an_unknown_module_lists_those_there_are(base):
     assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in str(caught.value)
 
 
-def test_prompt_learning_is_refused():
-    with pytest.raises(ModelError, match="PromptTuningConfig adds virtual tokens"):
-        build_peft_config({"_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4})
-
-
 def test_no_target_means_no_adapter():
     assert build_peft_config({}) is None
     assert isinstance(build_peft_config(LORA), LoraConfig)

@@ -1,9 +1,9 @@
 """The base model: where it is, how it is stored and how it attends."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from tunelab.config.section import MISSING, Section
+from tunelab.config.section import MISSING, Section, require
 
 
 class DType(Enum):
@@ -43,3 +43,9 @@ class ModelConfig(Section):
     double_quantization: bool = True  # quantise the quantisation constants too (nf4, fp4)
     attention: Attention = Attention.auto
     trust_remote_code: bool = False  # run the Python code that a checkpoint brings, with your rights: read it first
+    new_tokens: list[str] = field(default_factory=list[str])  # added to the tokenizer and the embeddings, and trained
+
+    def __post_init__(self) -> None:
+        tokens = self.new_tokens
+        sound = all(token and token == token.strip() for token in tokens) and len(set(tokens)) == len(tokens)
+        require(sound, "model.new_tokens", "different tokens without white space around them", tokens)

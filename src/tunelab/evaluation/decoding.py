@@ -10,6 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from tunelab.errors import ModelError
+from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, prompt_cache, prompt_embeddings
 
 # Dropping finished rows copies the cache, so it waits until a fifth of the rows is done.
 COMPACT_BELOW = 0.8
@@ -77,10 +78,11 @@ def decode(
     pad: int,
 ) -> list[Completion]:
     """Complete the prompts of one batch, in its order. `causal_lm`: the transformers model inside `model`."""
-    state = _State(causal_lm, batch, pad)
+    state = _State(model, causal_lm, batch, pad)
     end_tokens = torch.tensor(list(ends), device=causal_lm.device)
+    caller = causal_lm if num_virtual_tokens(model) else model  # PEFT would put them in front again at every token
     for _ in range(max(request.num_new_tokens for request in batch)):
-        if not state.accept(_next_tokens(model, state), end_tokens):
+        if not state.accept(_next_tokens(caller, state), end_tokens):
             break
     rows = cast(list[list[int]], state.written.tolist())  # pyright: ignore[reportUnknownMemberType]
     return [_completion(row[: r.num_new_tokens], ends) for row, r in zip(rows, batch, strict=True)]
@@ -89,27 +91,37 @@ def decode(
 class _State:
     """What the next forward pass needs, and what has been written; rows that are done leave it in groups."""
 
-    def __init__(self, causal_lm: PreTrainedModel, batch: Sequence[Request], pad: int) -> None:
-        device = causal_lm.device
+    def __init__(self, model: torch.nn.Module, causal_lm: PreTrainedModel, batch: Sequence[Request], pad: int) -> None:
+        device, num_virtual = causal_lm.device, num_virtual_tokens(model)
         num_rows, num_new = len(batch), max(request.num_new_tokens for request in batch)
-        self.input_ids, prompt_mask = _left_padded(batch, pad, device)
-        self.num_seen, self.num_written = self.input_ids.shape[1], 0
+        in_cache = keeps_tokens_in_cache(model)
+        # Where virtual tokens are inputs, they take the place of that many pads between the padding and the prompt.
+        input_ids, prompt_mask = _left_padded(batch, pad, device, 0 if in_cache else num_virtual)
+        if in_cache:
+            prompt_mask = torch.cat([prompt_mask.new_ones(num_rows, num_virtual), prompt_mask], dim=1)
+        self.num_seen, self.num_written = prompt_mask.shape[1], 0
         # The whole mask at once: each pass takes the columns so far.
         self.mask = torch.cat([prompt_mask, prompt_mask.new_ones(num_rows, num_new)], dim=1)
-        self.positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)
+        self.positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         self.written = torch.full((num_rows, num_new), pad, device=device)
         self.rows = torch.arange(num_rows, device=device)
         self.limits = torch.tensor([request.num_new_tokens for request in batch], device=device)
         self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
-        self.last_position = max(len(request.prompt_ids) + request.num_new_tokens for request in batch) - 1
+        longest = max(len(request.prompt_ids) + request.num_new_tokens for request in batch)
+        self.last_position = num_virtual + longest - 1
         self.cache = _reserved_cache(causal_lm, self.num_seen + num_new)
         self._cache_name = _cache_name(causal_lm)
+        self.tokens = {"input_ids": input_ids}
+        if in_cache:
+            _fill(self.cache, prompt_cache(model, num_rows))
+        elif num_virtual:
+            self.tokens = {"inputs_embeds": _embedded(model, causal_lm, input_ids, prompt_mask, num_virtual)}
 
     def inputs(self) -> dict[str, Any]:
-        """What the model gets besides ids and positions; where all layers are recurrent, no mask after the prompt."""
+        """What the model gets besides positions; where all layers are recurrent, no mask after the prompt."""
         recurrent = self._cache_name == "cache_params"
         mask = None if recurrent and self.num_written else self.mask[:, : self.num_seen + self.num_written]
-        return {"attention_mask": mask, self._cache_name: self.cache}
+        return {**self.tokens, "attention_mask": mask, self._cache_name: self.cache}
 
     def accept(self, tokens: torch.Tensor, end_tokens: torch.Tensor) -> bool:
         """Write the next token of each row, (rows,), and prepare another pass; False where all are done."""
@@ -119,7 +131,7 @@ class _State:
         num_active = int(self.active.sum())
         # A finished row that is still here must not ask for a position beyond the model's table.
         self.positions = (self.positions[:, -1:] + 1).clamp(max=self.last_position)
-        self.input_ids = tokens[:, None]
+        self.tokens = {"input_ids": tokens[:, None]}
         if 0 < num_active <= COMPACT_BELOW * len(tokens):
             self._keep(self.active.nonzero().squeeze(1))
         return num_active > 0
@@ -129,18 +141,14 @@ class _State:
         if not all(isinstance(layer, DynamicLayer) for layer in self.cache.layers):
             return
         self.cache.batch_select_indices(kept)
-        self.input_ids, self.positions, self.mask = (
-            self.input_ids[kept],
-            self.positions[kept],
-            self.mask[kept],
-        )
+        self.tokens = {name: tensor[kept] for name, tensor in self.tokens.items()}
+        self.positions, self.mask = self.positions[kept], self.mask[kept]
         self.rows, self.limits, self.active = self.rows[kept], self.limits[kept], self.active[kept]
 
 
 def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
     """One forward pass: the most likely next token of each row, (rows,) int64."""
     output = model(
-        input_ids=state.input_ids,
         position_ids=state.positions,
         **state.inputs(),
         use_cache=True,
@@ -168,11 +176,31 @@ def _reserved_cache(causal_lm: PreTrainedModel, capacity: int) -> DynamicCache:
     return cache
 
 
-def _left_padded(batch: Sequence[Request], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (rows, longest prompt) int64."""
-    width = max(len(request.prompt_ids) for request in batch)
+def _fill(cache: DynamicCache, prompt: DynamicCache) -> None:
+    """Write the virtual tokens into a cache that is empty."""
+    layers: list[Any] = list(prompt.layers)
+    for index, layer in enumerate(layers):
+        if layer.is_initialized:
+            cache.update(layer.keys, layer.values, index)
+
+
+def _embedded(
+    model: torch.nn.Module, causal_lm: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, num_virtual: int
+) -> torch.Tensor:
+    """Inputs of the first layer (rows, width, hidden size); a row's first `num_virtual` unmasked ones are virtual."""
+    embedded = causal_lm.get_input_embeddings()(input_ids)
+    prompt = prompt_embeddings(model).to(embedded.dtype)
+    embedded[(mask == 1) & (mask.cumsum(1) <= num_virtual)] = prompt[0].repeat(len(input_ids), 1)
+    return embedded
+
+
+def _left_padded(
+    batch: Sequence[Request], pad: int, device: torch.device, room: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both (rows, room + longest prompt) int64; `room` pads before a prompt count."""
+    width = room + max(len(request.prompt_ids) for request in batch)
     ids = [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in batch]
-    mask = [[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in batch]
+    mask = [[0] * (width - room - len(r.prompt_ids)) + [1] * (room + len(r.prompt_ids)) for r in batch]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 

@@ -14,6 +14,7 @@ from tunelab.data.records import EvaluationExample, MicroBatch
 from tunelab.evaluation.generating import can_be_completed, generate, inference
 from tunelab.evaluation.scoring import ExampleScores, aggregate, score
 from tunelab.evaluation.sums import TokenSums
+from tunelab.model.virtual_tokens import num_virtual_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,13 @@ def evaluate_split(
     """
     config, padded = settings.config, settings.padded
     examples = examples[: config.max_examples]
+    front = num_virtual_tokens(model)
     pad_token_id = int(tokenizer.pad_token_id)
     micro_batches = [
         collate([examples[index].tokenized for index in indices], padded, pad_token_id)
-        for indices in cut([each.tokenized.num_tokens for each in examples], settings.micro_batch_tokens, padded)
+        for indices in cut(
+            [front + each.tokenized.num_tokens for each in examples], settings.micro_batch_tokens, padded
+        )
     ]
     metrics = {"num_examples": float(len(examples))}
     metrics |= _loss_metrics(sum_tokens(model, micro_batches, settings.score_tokens, settings.device))

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.decoding import Completion, Request, decode
 from tunelab.model.attention import VARLEN, attention_implementation, dense_implementation
+from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens
 
 __all__ = ["Completion", "generate", "inference"]
 
@@ -28,17 +29,18 @@ def generate(
     Prompts of like length share a batch, left-padded, of at most `batch_tokens` positions ((longest prompt +
     max_new_tokens) x rows; a single prompt may exceed it). Out of memory: the batch is halved and repeated. A
     prompt of n tokens gets min(max_new_tokens, max_position_embeddings - n) new tokens, so that no position
-    is beyond those the model has. `model`: a transformers causal LM, or a PeftModel of one. It is in eval
-    mode meanwhile, and as before afterwards.
+    is beyond those the model has. Virtual tokens of a prompt method count as positions of every prompt. `model`: a
+    transformers causal LM, or a PeftModel of one. It is in eval mode meanwhile, and as before afterwards.
 
     Raises DataError for a prompt without tokens or one that leaves no position free, ModelError for a model
     that this loop cannot decode.
     """
     causal_lm = _causal_lm(model)
-    requests = _requests(prompts, max_new_tokens, _max_positions(causal_lm))
+    requests = _requests(prompts, max_new_tokens, _max_positions(model))
+    room = max_new_tokens + num_virtual_tokens(model)
     completions: dict[int, Completion] = {}
     with inference(model), _dense_attention(causal_lm):
-        for batch in _batches(requests, max_new_tokens, batch_tokens):
+        for batch in _batches(requests, room, batch_tokens, even=_needs_even_rows(model, causal_lm)):
             decoded = _decode_or_halve(model, causal_lm, batch, end_token_ids, pad_token_id)
             completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
     return [completions[index] for index in range(len(prompts))]
@@ -74,12 +76,6 @@ def _dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]
 
 def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside `model`."""
-    # Virtual tokens would be put in front again at every step.
-    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
-        raise ModelError(
-            "generation: expected an adapter inside the model's layers, found one of virtual tokens; "
-            "set evaluation.generate=false."
-        )
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
@@ -88,14 +84,21 @@ def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
 
 def can_be_completed(model: torch.nn.Module, prompt_ids: Sequence[int]) -> bool:
     """Whether there is a prompt, and a position left behind it: not so for a document, or a prompt cut to the limit."""
-    max_positions = _max_positions(_causal_lm(model))
+    max_positions = _max_positions(model)
     return bool(prompt_ids) and (max_positions is None or len(prompt_ids) < max_positions)
 
 
-def _max_positions(causal_lm: PreTrainedModel) -> int | None:
-    """Positions the model has, prompt and completion together; None where its architecture sets no limit."""
+def _max_positions(model: torch.nn.Module) -> int | None:
+    """Positions for prompt and completion together, less those of virtual tokens; None where there is no limit."""
+    config: Any = _causal_lm(model).config
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - num_virtual_tokens(model)
+
+
+def _needs_even_rows(model: torch.nn.Module, causal_lm: PreTrainedModel) -> bool:
+    """Whether padding would change a completion: between virtual tokens in the cache and a prompt, it eats a window."""
     config: Any = causal_lm.config
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    return keeps_tokens_in_cache(model) and getattr(config.get_text_config(), "sliding_window", None) is not None
 
 
 def _requests(prompts: Sequence[list[int]], max_new_tokens: int, max_positions: int | None) -> list[Request]:
@@ -115,11 +118,16 @@ def _requests(prompts: Sequence[list[int]], max_new_tokens: int, max_positions: 
     return requests
 
 
-def _batches(requests: list[Request], max_new_tokens: int, batch_tokens: int) -> Iterator[list[Request]]:
-    """Longest first, so that the largest batch shows at once whether it fits."""
+def _batches(requests: list[Request], room: int, batch_tokens: int, even: bool) -> Iterator[list[Request]]:
+    """Longest first, so that the largest batch shows at once whether it fits.
+
+    `room`: positions of a row besides its prompt; `even`: only prompts of one length share a batch.
+    """
     batch: list[Request] = []
     for request in sorted(requests, key=lambda request: (-len(request.prompt_ids), request.index)):
-        if batch and (len(batch[0].prompt_ids) + max_new_tokens) * (len(batch) + 1) > batch_tokens:
+        longest = len(batch[0].prompt_ids) if batch else 0
+        full = (longest + room) * (len(batch) + 1) > batch_tokens
+        if batch and (full or (even and len(request.prompt_ids) < longest)):
             yield batch
             batch = []
         batch.append(request)

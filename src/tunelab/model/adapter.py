@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from tunelab.components import build_component
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.lowrank import add_low_rank_in_place
+from tunelab.model.virtual_tokens import check_prompt_method
 from tunelab.suggesting import did_you_mean
 
 CausalLM = PreTrainedModel | PeftModel
@@ -51,10 +52,7 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     if node.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise ConfigError(f"peft.task_type: expected 'CAUSAL_LM', found {node['task_type']!r}; remove it.")
     config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", PeftConfig)
-    if config.is_prompt_learning:
-        raise ModelError(
-            f"peft._target_: {type(config).__name__} adds virtual tokens, which cannot be trained here; use peft=lora."
-        )
+    check_prompt_method(config)
     rank = config.r if isinstance(config, LoraConfig) else 1
     if type(rank) is not int or rank < 1:  # PEFT would say it with the weights in memory
         raise ConfigError(f"peft.r: expected an integer of at least 1, found {rank!r}; set peft.r=<rank>.")
@@ -135,12 +133,9 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
             loaded = PeftModel.from_pretrained(ready_for_adapter(model), str(folder), use_safetensors=True)
         _require_all_weights(loaded, folder)
-    except (RuntimeError, ValueError, OSError, KeyError, TypeError, SafetensorError) as error:
+    except (RuntimeError, ValueError, OSError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
-    if loaded.active_peft_config.is_prompt_learning:
-        raise ModelError(
-            f"adapter: {str(folder)!r} adds virtual tokens, which cannot be measured here; use a LoRA adapter."
-        )
+    check_prompt_method(loaded.active_peft_config)
     return loaded
 
 

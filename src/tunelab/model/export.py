@@ -14,6 +14,7 @@ from tunelab.errors import CheckpointError
 from tunelab.model.adapter import CausalLM
 
 
+@torch.no_grad()  # as it is measured: a network that writes virtual tokens may round otherwise where it keeps gradients
 def export_model(
     model: CausalLM,
     tokenizer: PreTrainedTokenizerBase,

@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from tunelab.config import DType, ModelConfig, Quantization
 from tunelab.errors import ModelError, first_line
 from tunelab.model.locating import refuse_code, resolve_model
+from tunelab.model.new_tokens import add_embeddings, new_token_ids
 from tunelab.model.quantizing import compute_with_stored_weights, quantization_config
+from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.weights import check_weight_files
 
 
@@ -40,7 +42,7 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
             f"model.path: expected a causal language model, found {architecture.model_type!r} in {config.path!r}."
         )
     text_config = architecture.get_text_config()
-    if num_token_ids > text_config.vocab_size:
+    if num_token_ids - len(config.new_tokens) > text_config.vocab_size:
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has {num_token_ids} ids, the model only "
             f"{text_config.vocab_size} embeddings; use the tokenizer that belongs to the weights."
@@ -51,7 +53,7 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
 
 
 def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedModel:
-    """Load the weights onto `device`, in train mode (they arrive in eval mode).
+    """Load the weights onto `device`, in train mode (they arrive in eval mode), with rows for `config.new_tokens`.
 
     Raises:
         ModelError: weights are missing or damaged, or the quantisation is not available here.
@@ -82,6 +84,8 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
             f"model.path: {len(absent)} weights of {config.path!r} are missing or of another shape, first "
             f"{absent[0]}; get the files again."
         )
+    if config.new_tokens:
+        add_embeddings(model, new_token_ids(load_tokenizer(config), config.new_tokens))
     compute_with_stored_weights(model, device)
     return model.train()
 

@@ -9,16 +9,18 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError, first_line
 from tunelab.model.locating import refuse_code, resolve_model
+from tunelab.model.new_tokens import add_tokens
 
 # A pad token is never read by the model (padding is masked out), so any id will do; eos is the usual choice.
 # Masks are made by position, never by id, so pad == eos cannot hide an end-of-turn token from the loss.
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside the base model and give it a pad token where it has none.
+    """Load the tokenizer beside the base model, give it a pad token where it has none, and the run's new tokens.
 
     Raises:
         ModelError: there is none, it is no fast tokenizer, or it has no end-of-text token.
+        ConfigError: a new token is not new.
     """
     source = resolve_model(config.path, config.revision)
     try:
@@ -43,6 +45,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    add_tokens(tokenizer, config.new_tokens)
     return tokenizer
 
 

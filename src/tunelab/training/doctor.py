@@ -35,6 +35,9 @@ class Check:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+FRONTED = Check(holds=False, difference=None, tolerance=0.0, reason="virtual tokens stand in front of each example")
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """Whether the model is causal, and which shortcuts are safe: examples end to end in one row, the head outside."""
@@ -50,12 +53,17 @@ class Diagnosis:
 
 @torch.no_grad()
 def diagnose(
-    model: CausalLM, examples: Sequence[TokenizedExample], longest: int, device: torch.device, autocast: Any
+    model: CausalLM,
+    examples: Sequence[TokenizedExample],
+    longest: int,
+    device: torch.device,
+    autocast: Any,
+    virtual_tokens: bool = False,
 ) -> Diagnosis:
     """Compare each shortcut with the model's own way, one example at a time.
 
     `examples` are probes (a few, cut to PROBE_TOKENS); `longest` is the longest example that training will meet, in
-    tokens; `autocast` makes the context of the run's precision.
+    tokens; `autocast` makes the context of the run's precision; `virtual_tokens` are to stand in front of each row.
     """
     probes = [_shortened(example) for example in examples[:NUM_PROBES]]
     was_training = model.training
@@ -64,7 +72,9 @@ def diagnose(
         with autocast():
             return Diagnosis(
                 causal=_attempt(lambda: _future_difference(model, probes[0], device)),
-                padding_free=_attempt(lambda: _packed_difference(model, probes, longest, device)),
+                padding_free=FRONTED
+                if virtual_tokens
+                else _attempt(lambda: _packed_difference(model, probes, longest, device)),
                 fused_head=_attempt(lambda: _head_difference(model, probes[0], device)),
             )
     finally:

@@ -17,6 +17,7 @@ from tunelab.data.records import TokenizedExample
 from tunelab.errors import CheckpointError, ModelError, TunelabError
 from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM
+from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, set_learning_rate
 from tunelab.training.schedules import learning_rate
@@ -156,7 +157,8 @@ class CausalLMModule(pl.LightningModule):
 
     def _forward_once(self, examples: Sequence[TokenizedExample], divisor: int | None) -> StepStatistics:
         statistics = StepStatistics(TokenSums.zero(self.device))
-        lengths = [example.num_tokens for example in examples]
+        front = num_virtual_tokens(self.model)
+        lengths = [front + example.num_tokens for example in examples]
         for indices in cut(lengths, self.micro_batch_tokens, self._settings.padded):
             chosen = [examples[i] for i in indices]
             micro_batch = collate(chosen, self._settings.padded, self._settings.pad_token_id)
@@ -169,7 +171,7 @@ class CausalLMModule(pl.LightningModule):
         return statistics
 
     def _halve_budget(self, examples: Sequence[TokenizedExample], error: BaseException) -> None:
-        longest = max(example.num_tokens for example in examples)
+        longest = num_virtual_tokens(self.model) + max(example.num_tokens for example in examples)
         if self.micro_batch_tokens <= longest:
             raise ModelError(
                 f"out of memory with a single example of {longest} tokens in the micro-batch; set "

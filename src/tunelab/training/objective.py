@@ -9,6 +9,7 @@ from tunelab.data.records import IGNORE_INDEX, MicroBatch
 from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import segment_arguments
+from tunelab.model.virtual_tokens import put_in_front
 from tunelab.training.loss import linear_cross_entropy, token_cross_entropy
 
 
@@ -16,8 +17,9 @@ from tunelab.training.loss import linear_cross_entropy, token_cross_entropy
 class SftObjective:
     """Supervised fine-tuning: cross-entropy of the supervised tokens, as sums.
 
-    `fused_head`: take the last hidden state and project it here in chunks of `head_chunk_tokens`; otherwise the model
-    projects the supervised positions itself (`logits_to_keep`), for heads that do more than a matrix product.
+    `fused_head`: take the last hidden state and project it here in chunks of `head_chunk_tokens`; otherwise, and where
+    the head is adapted, the model projects the supervised positions itself (`logits_to_keep`), for heads that do more
+    than a matrix product.
     """
 
     head_chunk_tokens: int
@@ -26,7 +28,7 @@ class SftObjective:
     def __call__(self, model: CausalLM, batch: MicroBatch) -> TokenSums:
         """Run `model` on `batch`. `nll_sum` carries gradients; the sums are those of `batch` alone."""
         keep, targets = supervised_positions(batch.labels)
-        if self.fused_head:
+        if self.fused_head and has_plain_head(model):
             head: Any = base_of(model).get_output_embeddings()
             states = last_hidden_state(model, batch)[keep]
             bias = getattr(head, "bias", None)
@@ -36,6 +38,11 @@ class SftObjective:
             nll_sum, num_correct = token_cross_entropy(logits, targets)
         count = torch.tensor(targets.numel(), device=targets.device)
         return TokenSums(nll_sum.double(), count, num_correct)
+
+
+def has_plain_head(model: CausalLM) -> bool:
+    """Whether the weight of the head is all of it: an adapter of the head, or a trained copy, is not in it."""
+    return type(base_of(model).get_output_embeddings()) is torch.nn.Linear
 
 
 def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,9 +57,11 @@ def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def last_hidden_state(model: CausalLM, batch: MicroBatch) -> torch.Tensor:
-    """The decoder's output (rows, width, hidden size), after its final norm."""
+    """The decoder's output (rows, width, hidden size), after its final norm; virtual tokens have no part in it."""
     decoder: Any = base_of(model).base_model
-    return decoder(**_inputs(batch)).last_hidden_state
+    inputs, num_before = put_in_front(model, _inputs(batch))
+    states = decoder(**inputs).last_hidden_state
+    return states[:, num_before:] if num_before else states
 
 
 def supervised_logits(model: CausalLM, batch: MicroBatch, keep: torch.Tensor) -> torch.Tensor:
@@ -60,7 +69,8 @@ def supervised_logits(model: CausalLM, batch: MicroBatch, keep: torch.Tensor) ->
     base: Any = base_of(model)
     # Positions are kept where any row needs them, which every model supports; rows are picked afterwards.
     columns = keep.any(dim=0).nonzero()[:, 0]
-    logits = base(**_inputs(batch), logits_to_keep=columns).logits
+    inputs, num_before = put_in_front(model, _inputs(batch))
+    logits = base(**inputs, logits_to_keep=columns + num_before).logits
     return logits[keep[:, columns]]
 
 
