@@ -43,7 +43,7 @@ def test_help_and_the_whole_configuration_need_no_torch(quiet_environment, tmp_p
     assert [line.rpartition(" ")[2] for line in done.stdout.splitlines() if "IMPORTED" in line] == ["[]"] * 3
     for shown in (
         "python train.py resume=",
-        "model: mistral7b, tiny",
+        "mistral7b, mistral7b-instruct,",
         "peft: ",
         "python evaluate.py adapter=",
     ):
