@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from steps import LORA, ragged_examples, train
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from tunelab.audit import refuse_unread_keys
 from tunelab.config import DType, ModelConfig, Precision, Quantization
 from tunelab.data.collating import collate
 from tunelab.errors import ConfigError, ModelError
@@ -31,6 +33,7 @@ from tunelab.model.quantizing import (
     quantization_config,
     quantization_report,
 )
+from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
 from tunelab.training.doctor import diagnose
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast
@@ -197,6 +200,25 @@ def test_a_half_precision_base_trains_under_a_float32_adapter(model_folder: Path
     assert figures[-1]["train/loss"] < figures[0]["train/loss"]
 
 
+@pytest.mark.parametrize("quantization", METHODS)
+def test_quantised_weights_are_not_fully_trained(quantization: Quantization, tiny_config):
+    config = tiny_config("peft=none", "~peft.r", f"model.quantization={quantization.value}")
+    with pytest.raises(
+        ConfigError, match=f"^model.quantization: expected none for full .*found '{quantization.value}'"
+    ):
+        build_adapter_config(config)
+
+
+@pytest.mark.parametrize(("quantization", "read"), [("fp4", True), ("int8", False), ("none", False)])
+def test_double_quantization_is_a_key_of_four_bits(quantization: str, read: bool, tiny_config, tmp_path: Path):
+    override = "model.double_quantization=false"
+    config = tiny_config(f"model.quantization={quantization}", override, f"output_dir={tmp_path}")
+    adapter, prepared = build_adapter_config(config), prepare(config)
+    mark_read_later(config, plan_training(config, prepared, adapter), prepared)
+    with nullcontext() if read else pytest.raises(ConfigError, match="double_quantization: set, but nothing uses it"):
+        refuse_unread_keys(config, [override])
+
+
 # --- what is shown ---------------------------------------------------------------------------------------------------
 
 
@@ -291,9 +313,15 @@ def test_a_checkpoint_of_bitsandbytes_is_fine_tuned(saved_quantised: Path, model
     assert (report.num_quantized, report.compute_dtype) == (NUM_LAYERS, "float32" if fours else None)
 
 
-def test_a_checkpoint_that_is_quantised_is_not_fully_trained(saved_quantised: Path, tiny_config, tmp_path: Path):
-    from tunelab.preflight import plan_training, prepare
+def test_a_checkpoint_that_is_quantised_is_not_quantised_again(saved_quantised: Path, tiny_config, tmp_path: Path):
+    config = tiny_config("peft=qlora", f"model.path={saved_quantised}", f"output_dir={tmp_path}")
+    with pytest.raises(
+        ModelError, match=r"is quantised already \(bitsandbytes\), found 'nf4'; set model\.quantization="
+    ):
+        prepare(config)
 
+
+def test_a_checkpoint_that_is_quantised_is_not_fully_trained(saved_quantised: Path, tiny_config, tmp_path: Path):
     config = tiny_config("peft=none", "~peft.r", f"model.path={saved_quantised}", f"output_dir={tmp_path}")
     with pytest.raises(ConfigError, match="peft=lora where the checkpoint itself is quantised"):
         plan_training(config, prepare(config), None)
