@@ -13,12 +13,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tunelab import exporting, merge
 from tunelab.compose import load_config
-from tunelab.config import Combination, DType, ExportConfig, ExportKind, ModelConfig, forget_reads
+from tunelab.config import (
+    Combination,
+    DataConfig,
+    DType,
+    EvaluateConfig,
+    ExportConfig,
+    ExportKind,
+    ModelConfig,
+    forget_reads,
+)
 from tunelab.data.preparing import prepare_data
 from tunelab.data.prompting import Prompter
 from tunelab.data.records import Message, Role
 from tunelab.data.rendering import decide_template
 from tunelab.errors import CheckpointError, ConfigError, ModelError
+from tunelab.evaluate import evaluate
 from tunelab.exporting import export
 from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
@@ -245,6 +255,13 @@ def test_an_adapter_for_another_base_is_refused_before_weights(
     with pytest.raises(ModelError, match=r"expected an adapter for model\.path=.*moved, found one for"):
         exported(**with_adapter(moved, adapter, kind=ExportKind.adapter))
     exported(**with_adapter(moved, adapter, kind=ExportKind.adapter, other_base=True))
+
+
+def test_measuring_refuses_an_adapter_for_another_base_too(run_folder, other_base, data_file, tmp_path):
+    data = DataConfig(path=str(data_file))
+    keys = with_adapter(other_base, run_folder / "adapter", data=data, output_dir=str(tmp_path))
+    with pytest.raises(ModelError, match="does not fit this base model"):
+        evaluate(EvaluateConfig(**keys), None, None, [])
 
 
 def test_another_vocabulary_is_refused(exported, run_folder, model_folder, tmp_path):
