@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from exported_runs import IDS, LORA, plainly, write_adapter, write_run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tunelab import exporting, merge
-from tunelab.compose import load_config
+from tunelab.compose import load_config, to_config
 from tunelab.config import (
     Combination,
     DataConfig,
@@ -226,6 +227,16 @@ def test_the_name_appears_last_and_a_full_disk_leaves_nothing(exported, run_fold
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="expected a new folder"):
         exported(run_folder)
+
+
+def test_a_data_group_composes_with_export():
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="export_schema", node=ExportConfig)
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        composed = to_config(compose("export", overrides=["data=tickets", "adapter=a", "to=b"]), ExportConfig)
+    assert composed.data.path == "embedded:tickets/train.jsonl"
 
 
 @pytest.fixture(scope="module")
