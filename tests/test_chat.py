@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -151,11 +152,27 @@ def test_a_conversation_that_is_too_long(talk):
 
 def test_ctrl_c_stops_an_answer_only():
     before = signal.getsignal(signal.SIGINT)
-    with stoppable() as stopped:
+    with stoppable(True) as stopped:
         assert not stopped()
         os.kill(os.getpid(), signal.SIGINT)
         assert stopped()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stopped_answer_leaves_the_session_as_it_was(talk, monkeypatch):
+    whole = talk(["zz", "zz"], max_new_tokens=6, base=True).out
+
+    @contextmanager
+    def after_two_tokens(_):
+        count = iter(range(100))
+        yield lambda: next(count) == 1
+
+    monkeypatch.setattr("tunelab.chat.stoppable", after_two_tokens)
+    stopped = talk(["zz", "/reset", "zz"], max_new_tokens=6, base=True).out
+    monkeypatch.undo()
+    assert len(stopped) < len(whole)
+    half = len(stopped) // 2
+    assert stopped[:half] == stopped[half:]  # base and tuned again, the adapter off and on as at first
 
 
 def test_a_base_alone_and_keys_that_nothing_uses(talk, model_folder):

@@ -6,19 +6,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from exported_runs import IDS, LORA, plainly, write_adapter, write_run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tunelab import exporting, merge
-from tunelab.compose import load_config
-from tunelab.config import Combination, DType, ExportConfig, ExportKind, ModelConfig, forget_reads
+from tunelab.compose import load_config, to_config
+from tunelab.config import (
+    Combination,
+    DataConfig,
+    DType,
+    EvaluateConfig,
+    ExportConfig,
+    ExportKind,
+    ModelConfig,
+    forget_reads,
+)
 from tunelab.data.preparing import prepare_data
 from tunelab.data.prompting import Prompter
 from tunelab.data.records import Message, Role
 from tunelab.data.rendering import decide_template
 from tunelab.errors import CheckpointError, ConfigError, ModelError
+from tunelab.evaluate import evaluate
 from tunelab.exporting import export
 from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
@@ -218,6 +229,16 @@ def test_the_name_appears_last_and_a_full_disk_leaves_nothing(exported, run_fold
         exported(run_folder)
 
 
+def test_a_data_group_composes_with_export():
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="export_schema", node=ExportConfig)
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        composed = to_config(compose("export", overrides=["data=tickets", "adapter=a", "to=b"]), ExportConfig)
+    assert composed.data.path == "embedded:tickets/train.jsonl"
+
+
 @pytest.fixture(scope="module")
 def other_base(model_folder, tmp_path_factory) -> Path:
     """A wider base with the same tokenizer."""
@@ -245,6 +266,13 @@ def test_an_adapter_for_another_base_is_refused_before_weights(
     with pytest.raises(ModelError, match=r"expected an adapter for model\.path=.*moved, found one for"):
         exported(**with_adapter(moved, adapter, kind=ExportKind.adapter))
     exported(**with_adapter(moved, adapter, kind=ExportKind.adapter, other_base=True))
+
+
+def test_measuring_refuses_an_adapter_for_another_base_too(run_folder, other_base, data_file, tmp_path):
+    data = DataConfig(path=str(data_file))
+    keys = with_adapter(other_base, run_folder / "adapter", data=data, output_dir=str(tmp_path))
+    with pytest.raises(ModelError, match="does not fit this base model"):
+        evaluate(EvaluateConfig(**keys), None, None, [])
 
 
 def test_another_vocabulary_is_refused(exported, run_folder, model_folder, tmp_path):

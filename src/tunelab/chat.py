@@ -2,8 +2,8 @@
 
 import signal
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
@@ -57,7 +57,7 @@ class Voice:
     device: torch.device
     num_positions: int | None
 
-    def answer(self, side: Side, number: int) -> Iterator[int]:
+    def answer(self, side: Side, number: int) -> Generator[int]:
         """Yield the ids of the answer to the last turn of `side`; `number` counts the answers, for the seed."""
         prompt = self.prompt_ids(side)
         room = self.config.max_new_tokens
@@ -153,7 +153,7 @@ def _load(subject: Subject, voice: Voice) -> list[Side]:
 
 def _converse(screen: Screen, voice: Voice, sides: list[Side], shows_base: bool) -> None:
     names = " and ".join(side.name for side in sides)
-    screen.note(f"{names} of {to_plain(base_of(sides[-1].model).config.name_or_path)}; /help lists the commands")
+    screen.note(f"{names} of {base_of(sides[-1].model).config.name_or_path}; /help lists the commands")
     number = 0
     for line in screen.lines():
         command = line.strip()
@@ -186,8 +186,9 @@ def _answer(screen: Screen, voice: Voice, side: Side, question: Message, number:
     decoded = TextPieces(lambda ids: voice.tokenizer.decode(list(ids), skip_special_tokens=True))
     written: list[str] = []
     try:
-        with stoppable() as stopped, screen.speaking(side.name) as say:
-            for token in voice.answer(side, number):
+        answer = closing(voice.answer(side, number))  # the adapter is switched on again where it stops midway
+        with answer as tokens, stoppable(screen.interactive) as stopped, screen.speaking(side.name) as say:
+            for token in tokens:
                 written.append(decoded.add(token))
                 say(written[-1])
                 if stopped():
@@ -215,8 +216,14 @@ def _adapter(side: Side) -> Generator[None]:
 
 
 @contextmanager
-def stoppable() -> Generator[Any]:
-    """Let Ctrl-C end an answer after its next token instead of the session; yields whether it came."""
+def stoppable(interactive: bool) -> Generator[Any]:
+    """Let Ctrl-C end an answer after its next token instead of the session; yields what says whether it came.
+
+    Where nobody types (not `interactive`), it ends the session as ever.
+    """
+    if not interactive:
+        yield lambda: False
+        return
     pressed: list[int] = []
 
     def press(number: int, frame: FrameType | None) -> None:

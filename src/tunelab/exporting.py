@@ -128,7 +128,7 @@ def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> 
         base=locate(plain["path"]),
         is_adapter=written.kind == "adapter",
         rank=_lora_rank(staging) if written.kind == "adapter" else None,
-        has_chat_template=(staging / "chat_template.jinja").is_file(),
+        has_chat_template=subject.template.writes_bos and (staging / "chat_template.jinja").is_file(),
     )
     tokens = [str(tokenizer.convert_ids_to_tokens(each)) for each in ends]
     write_text(staging / "Modelfile", modelfile(served, subject.template, tokenizer, tokens))

@@ -93,6 +93,15 @@ def complete(run: Runner) -> RunFolder:
     )  # fmt: skip
 
 
+def test_the_export_has_a_card_with_base_beside_tuned_and_its_end_tokens(complete: RunFolder):
+    card = (complete.adapter / "README.md").read_text(encoding="utf-8")
+    metrics = complete.read_summary()["metrics"]
+    assert f"| test/loss (nats/token) | {metrics['base/test/loss']:.4f} | {metrics['test/loss']:.4f} |" in card
+    assert "LoRA, rank 4, alpha 8" in card
+    settings = json.loads((complete.adapter / "generation_config.json").read_text(encoding="utf-8"))
+    assert settings["eos_token_id"] == [1]
+
+
 def test_the_run_folder_holds_what_it_promises(complete: RunFolder):
     present = {str(path.relative_to(complete.path)) for path in complete.path.rglob("*") if path.is_file()}
     assert present >= {

@@ -143,6 +143,7 @@ class ExportConfig(Section):
     model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
     data: DataConfig = field(default_factory=DataConfig)  # without `run`: the template, and what to compare on
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # what a data group may set; not used here
 
     def __post_init__(self) -> None:
         require(self.max_examples >= 0, "max_examples", "0 or more", self.max_examples)
