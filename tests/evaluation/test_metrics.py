@@ -214,6 +214,7 @@ def test_names_add_to_auto_or_replace_it():
     [
         ({"metrics": ["rougel"]}, "no metric 'rougel'; did you mean 'rougeL'"),
         ({"metrics": ["exact-match"]}, "did you mean 'exact_match'"),
+        ({"metrics": ["accuracy_of_xyz"]}, "no metric 'accuracy_of_xyz'"),
         ({"metrics": ["bleu"], "generate": False}, "evaluation.generate=true"),
         ({"metrics": ["regex_match"]}, "evaluation.regex: expected the pattern"),
         ({"metrics": ["regex_match"], "regex": "("}, "evaluation.regex: expected a regular expression"),

@@ -133,10 +133,8 @@ def check_metrics(config: EvaluationConfig) -> None:
     known = [AUTO, *TOKEN_METRICS, *REGISTRY]
     for name in config.metrics:
         if name not in known:
-            raise ConfigError(
-                f"evaluation.metrics: there is no metric {name!r}{did_you_mean(name, known)}; known are "
-                f"{', '.join(known)}."
-            )
+            hint = did_you_mean(name, known) or f"; set evaluation.metrics to some of {', '.join(known)}."
+            raise ConfigError(f"evaluation.metrics: there is no metric {name!r}{hint}")
         if name in REGISTRY and not config.generate:
             raise ConfigError(
                 f"evaluation.metrics: {name} is measured on completions, found evaluation.generate=false; set "
