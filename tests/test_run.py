@@ -127,7 +127,7 @@ def test_paths_of_a_summary_are_relative_and_exist(config, tmp_path: Path):
 def test_metrics_are_merged_into_what_is_there(tmp_path: Path):
     folder = RunFolder(tmp_path)
     folder.write_json("summary.json", {"status": "finished", "metrics": {"a": 1, "b": 2}})
-    folder.merge_metrics({"b": 3, "c": 4})
+    folder.merge_results({"metrics": {"b": 3, "c": 4}})
     assert read(folder) == {"status": "finished", "metrics": {"a": 1, "b": 3, "c": 4}}
 
 

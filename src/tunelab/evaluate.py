@@ -25,7 +25,7 @@ from tunelab.data.preparing import report_table
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.evaluating import SplitEvaluation
-from tunelab.evaluation.reporting import comparison_table, write_predictions
+from tunelab.evaluation.reporting import comparison_table, results, write_predictions
 from tunelab.measuring import prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
@@ -74,12 +74,11 @@ def evaluate(
         if tuned.predictions:
             models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
             write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
-        metrics = {f"base/{split}/{key}": value for key, value in (base.metrics if base else {}).items()}
-        metrics |= {f"{split}/{key}": value for key, value in tuned.metrics.items()}
-        target.merge_metrics(metrics)
-        console.print(comparison_table(tuned.metrics, base.metrics if base else None))
+        found = results(split, tuned, base)
+        target.merge_results(found)
+        console.print(comparison_table(tuned, base))
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
-        return metrics
+        return dict(found["metrics"])
 
 
 def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence[str]) -> EvaluationConfig:

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
@@ -22,7 +23,7 @@ from tunelab.data.preparing import report_table
 from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
-from tunelab.evaluation.reporting import comparison_table, sample_completions, write_predictions
+from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
@@ -207,8 +208,16 @@ def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement
     status = session.console.status("measuring the base model")
     with session.folder.stage("evaluate_base"), status:
         base = measure(model, examples)
-    session.folder.summary.metrics |= {f"base/test/{key}": value for key, value in base.metrics.items()}
+    _keep(session.folder, results("test", base=base))
     return base
+
+
+def _keep(folder: RunFolder, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add results to the summary: the metrics, and beside them intervals, counts and comparisons by the same keys."""
+    summary = folder.summary
+    summary.metrics |= found["metrics"]
+    beside = {name: each for name, each in found.items() if name != "metrics"}
+    summary.facts |= {name: {**summary.facts.get(name, {}), **each} for name, each in beside.items()}
 
 
 def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Mapping[str, Logger]) -> int | None:
@@ -272,12 +281,14 @@ def _callbacks(
     return [*callbacks, checkpoint, OrderlyStop(checkpoint, plan.validates_at)]
 
 
-def _show_samples(session: Session, measure: Measurement, model: CausalLM, trainer: pl.Trainer, step: int) -> None:
-    """Complete a few validation prompts; to the terminal and to TensorBoard."""
+def _show_samples(
+    session: Session, measure: Measurement, model: CausalLM, trainer: pl.Trainer, step: int, is_first: bool
+) -> None:
+    """Complete a few validation prompts; to the terminal (the prompts once) and to TensorBoard."""
     samples = session.prepared.data.validation[: session.config.trainer.num_sample_completions]
     examples = [example for example in samples if can_be_completed(model, example.prompt_ids)]
     predictions = measure.predict(model, examples)
-    session.console.print(sample_completions(predictions))
+    session.console.print(sample_completions(predictions, with_prompts=is_first))
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             for number, prediction in enumerate(predictions):
@@ -312,9 +323,9 @@ def _conclude(
     if prepared.data.test:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
             tuned = measure(model, prepared.data.test)
-        folder.summary.metrics |= {f"test/{key}": value for key, value in tuned.metrics.items()}
+        _keep(folder, results("test", tuned, base))
         write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
-        console.print(comparison_table(tuned.metrics, base.metrics if base else None))
+        console.print(comparison_table(tuned, base))
         measured = {"base": base.predictions} if base else {}
         if tuned.predictions:
             write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})

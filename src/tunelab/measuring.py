@@ -34,7 +34,7 @@ class Measurement:
         prepared = self.prepared
         with autocast(prepared.precision, prepared.device):
             settings = SplitSettings(
-                score_tokens=lambda batch: self.objective(model, batch),
+                score_tokens=lambda batch: self.objective.score_tokens(model, batch),
                 padded=self.padded,
                 micro_batch_tokens=self.micro_batch_tokens,
                 device=prepared.device,

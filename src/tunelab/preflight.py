@@ -13,6 +13,7 @@ from tunelab.config import Attention, EvaluationConfig, Objective, Precision, Qu
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
+from tunelab.evaluation.metrics import REGEX, check_metrics
 from tunelab.hashing import file_sha256
 from tunelab.model.adapter import build_peft_config, trains_b_matrices
 from tunelab.model.loading import check_base_model
@@ -103,6 +104,7 @@ def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     Raises:
         TunelabError: something is missing, unknown, or does not fit; nothing has been loaded or written.
     """
+    check_metrics(config.evaluation)
     device = resolve_device(config.trainer)
     precision = resolve_precision(config.trainer.precision, device)
     objective = OBJECTIVES[config.objective.name](head_chunk_tokens=config.objective.head_chunk_tokens)
@@ -151,7 +153,9 @@ def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:
     """Count as read what measuring will read, where there is something to measure."""
     if not measures:
         return
-    mark_read(config, "base", "generate", "max_examples")
+    mark_read(config, "base", "generate", "max_examples", "metrics")
+    if REGEX in config.metrics:
+        mark_read(config, "regex")
     if config.generate:
         mark_read(config, "max_new_tokens", "generation_batch_tokens")
 

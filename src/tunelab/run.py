@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,10 @@ class RunFolder:
         """The summary an earlier start of this run left; empty where there is none."""
         return self.read_json("summary.json")
 
-    def merge_metrics(self, metrics: dict[str, float]) -> None:
-        """Add to (or replace in) the metrics of summary.json, and leave the rest of it as it is."""
+    def merge_results(self, results: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add to (or replace in) these maps of summary.json (`metrics` and such), and leave the rest of it as it is."""
         summary = self.read_summary() or {"schema_version": SCHEMA_VERSION}
-        summary["metrics"] = {**summary.get("metrics", {}), **metrics}
+        summary |= {name: {**summary.get(name, {}), **found} for name, found in results.items()}
         self.write_json("summary.json", summary)
 
     def way_on(self) -> str:

@@ -1,6 +1,8 @@
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +14,7 @@ from tunelab.data.records import IGNORE_INDEX, EvaluationExample, MicroBatch, To
 from tunelab.evaluation import evaluating
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.evaluation.generating import Completion
-from tunelab.evaluation.sums import TokenSums
+from tunelab.evaluation.sums import TokenScores
 
 END, PAD = 1, 0
 
@@ -50,13 +52,13 @@ def make_examples(tokenizer: PreTrainedTokenizerFast, responses: list[str]) -> l
 def score_with(model: LlamaForCausalLM):
     """The loss in plain words, for padded micro-batches."""
 
-    def score_tokens(batch: MicroBatch) -> TokenSums:
+    def score_tokens(batch: MicroBatch) -> TokenScores:
         assert not model.training
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, :-1]
         labels = batch.labels[:, 1:]
         kept, targets = logits[labels != IGNORE_INDEX], labels[labels != IGNORE_INDEX]
-        nll = F.cross_entropy(kept, targets, reduction="sum").double()
-        return TokenSums(nll, torch.tensor(len(targets)), (kept.argmax(-1) == targets).sum())
+        nll = F.cross_entropy(kept, targets, reduction="none")
+        return TokenScores(nll, kept.argmax(-1) == targets, (labels != IGNORE_INDEX).nonzero()[:, 0])
 
     return score_tokens
 
@@ -75,18 +77,19 @@ def settings_for(model, budget: int, config: EvaluationConfig) -> SplitSettings:
 def test_loss_is_that_of_each_example_alone(model, tokenizer):
     examples = make_examples(tokenizer, ["five", "the answer is seven", "Zoë 🙂"])
     metrics = evaluate(model, tokenizer, examples, generate=False).metrics
-    nll, count, correct = 0.0, 0, 0
-    for example in examples:
+    expected = np.zeros((3, 3))
+    for row, example in zip(expected, examples, strict=True):
         ids = example.tokenized.input_ids
         scores = model(input_ids=ids[None]).logits[0].detach().log_softmax(-1)
         for place in range(len(example.prompt_ids), len(ids)):
-            nll -= float(scores[place - 1, ids[place]])
-            correct += int(scores[place - 1].argmax() == ids[place])
-            count += 1
+            row += [-float(scores[place - 1, ids[place]]), 1, int(scores[place - 1].argmax() == ids[place])]
+    nll, count, correct = expected.sum(axis=0)
     assert metrics == pytest.approx({
         "num_examples": 3, "num_supervised_tokens": count, "loss": nll / count,
         "perplexity": math.exp(nll / count), "token_accuracy": correct / count,
     }, rel=1e-12)  # fmt: skip
+    settings = settings_for(model, 100, EvaluationConfig())
+    assert evaluating.example_sums(model, examples, settings, PAD) == pytest.approx(expected, rel=1e-12)
     alone = evaluate(model, tokenizer, examples, budget=1, generate=False).metrics
     assert alone == pytest.approx(metrics, rel=1e-12)
 
@@ -109,14 +112,16 @@ def test_predictions_are_scored_in_order(model, tokenizer, monkeypatch: pytest.M
     assert {key: result.metrics[key] for key in expected} == expected
     assert json.loads(json.dumps(result.predictions[1].to_dict())) == {
         "id": "rows.jsonl:2", "prompt": "what is it? please", "reference": '{"name": "Bo"}', "completion": "",
-        "finished": True, "scores": {"exact_match": 0.0, "json_valid": 0.0, "field_f1": 0.0},
+        "finished": True,
+        "scores": {"exact_match": 0.0, "json_valid": 0.0, "field_f1": 0.0, "length_tokens": 0.0},
     }  # fmt: skip
 
 
 def test_prose_has_no_json_metrics(model, tokenizer):
     result = evaluate(model, tokenizer, make_examples(tokenizer, ["five", "six"]), max_new_tokens=5)
     assert not {"json_valid", "field_f1"} & result.metrics.keys()
-    assert set(result.predictions[0].scores) == {"exact_match"}
+    expected = {"exact_match", "normalized_exact_match", "token_f1", "length_tokens"}
+    assert set(result.predictions[0].scores) == expected
     assert predict(
         model, tokenizer, make_examples(tokenizer, ["five", "six"]),
         config=EvaluationConfig(max_new_tokens=5), end_token_ids=[END],
@@ -134,12 +139,32 @@ def test_keys_are_read_only_where_they_matter(model, tokenizer, generate: bool):
     object.__getattribute__(config, "__dict__")["_read"] = set()  # the checks of the config read them too
     evaluate_split(model, tokenizer, make_examples(tokenizer, ["a"]), settings_for(model, 64, config))
     only_to_generate = {"max_new_tokens", "generation_batch_tokens"}
-    assert read_keys(config) == {"generate", "max_examples"} | (only_to_generate if generate else set())
+    assert read_keys(config) == {"generate", "max_examples", "metrics"} | (only_to_generate if generate else set())
 
 
 def test_an_empty_split_has_no_scores(model, tokenizer):
     result = evaluate(model, tokenizer, [])
-    assert result == SplitEvaluation({"num_examples": 0, "num_supervised_tokens": 0}, [])
+    assert (result.metrics, result.predictions) == ({"num_examples": 0, "num_supervised_tokens": 0}, [])
+    assert result.estimates == {}
+
+
+def test_a_metric_asked_for_that_does_not_apply_says_why(model, tokenizer):
+    examples = make_examples(tokenizer, ["five", "six"])
+    result = evaluate(model, tokenizer, examples, max_new_tokens=2, metrics=["json_valid", "bleu"])
+    assert result.not_applicable == {"json_valid": "no example has a JSON object as its reference"}
+    assert "json_valid" not in result.metrics
+    assert result.signatures["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+
+
+def test_an_example_that_cannot_be_completed_keeps_its_place(model, tokenizer):
+    examples = make_examples(tokenizer, ["five", "six", "seven"])
+    no_room = replace(examples[1], prompt_ids=[5] * 128)
+    result = evaluate(model, tokenizer, [examples[0], no_room, examples[2]], max_new_tokens=2)
+    assert result.metrics["num_not_completed"] == 1
+    assert [prediction.id for prediction in result.predictions] == ["rows.jsonl:1", "rows.jsonl:3"]
+    exact = next(scores for scores in result.scores if scores.name == "exact_match")
+    assert exact.applies.tolist() == [True, False, True]
+    assert result.estimates["loss"].count == 3
 
 
 def test_the_model_is_as_before(model, tokenizer):

@@ -1,29 +1,43 @@
 import io
 import json
+import math
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from tunelab.evaluation.evaluating import Prediction
-from tunelab.evaluation.reporting import comparison_table, printable, sample_completions, write_predictions
+from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
+from tunelab.evaluation.metrics import REGISTRY, Answer
+from tunelab.evaluation.metrics.token_level import token_level_scores
+from tunelab.evaluation.reporting import (
+    comparison_table,
+    printable,
+    results,
+    sample_completions,
+    spell,
+    write_predictions,
+)
+from tunelab.evaluation.scores import estimates, score_answers
 
-BASE = {
-    "num_examples": 4.0,
-    "num_supervised_tokens": 1200.0,
-    "loss": 2.5,
-    "perplexity": 12.18,
-    "exact_match": 0.01,
-}
-TUNED = {
-    **BASE,
-    "loss": 0.25,
-    "perplexity": 1.284,
-    "exact_match": 0.905,
-    "field_f1": 0.98,
-    "field_f1/name": 0.5,
-}
+REFERENCES = ['{"name": "Zoë", "order": null}'] * 40
+WIDTH = 100
+
+
+def evaluation(num_right: int, loss: float, names: Sequence[str] = ("exact_match", "field_f1")) -> SplitEvaluation:
+    """40 examples of 30 tokens, `num_right` answered right and the others with another name."""
+    completions = [REFERENCES[0]] * num_right + ['{"name": "Bo"}'] * (40 - num_right)
+    answers = [Answer(c, r, num_tokens=7) for c, r in zip(completions, REFERENCES, strict=True)]
+    tokens = np.full(40, 30.0)
+    nll = tokens * loss * np.linspace(0.9, 1.1, 40)
+    scores = token_level_scores(np.stack([nll, tokens, tokens / 2], axis=1))
+    scores += score_answers([REGISTRY[name] for name in names], answers)
+    found = estimates(scores)
+    metrics = {"num_examples": 40.0, "num_supervised_tokens": 1200.0}
+    return SplitEvaluation(metrics | {name: each.value for name, each in found.items()}, [], scores, found)
 
 
 def make_prediction(completion: str = "four", *, finished: bool = True, prompt: str = "2+2?") -> Prediction:
@@ -32,36 +46,93 @@ def make_prediction(completion: str = "four", *, finished: bool = True, prompt: 
 
 def render(renderable, **options) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=100, **options).print(renderable)
+    Console(file=stream, width=WIDTH, **options).print(renderable)
     return stream.getvalue()
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    cells = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in text.splitlines() if "│" in line]
+    cells = [re.split(r"  +", line.strip()) for line in text.splitlines() if line.strip()]
     return {first: rest for first, *rest in cells}
 
 
 def test_table_base_against_tuned():
-    text = render(comparison_table(TUNED, BASE))
-    assert rows(text) == {
-        "loss (nats/token)": ["2.5000", "0.2500", "-2.2500"],
-        "perplexity": ["12.1800", "1.2840", "-10.8960"],
-        "exact match %": ["1.0", "90.5", "+89.5"],
-        "field F1 % (micro)": ["–", "98.0", "–"],
-        "name": ["–", "50.0", "–"],
-    }
-    assert "4 examples, 1,200 supervised tokens" in text
+    text = render(comparison_table(evaluation(36, 0.25), evaluation(0, 2.5)))
+    found = rows(text)
+    assert found["metric"] == ["base", "tuned", "change", "verdict"]
+    assert found["exact match %"] == ["0.0", "90.0 [76.9, 96.0]", "+90.0 [74.3, 96.0]", "better"]
+    assert found["token accuracy %"][:2] == ["50.0", "50.0 [50.0, 50.0]"]
+    assert found["token accuracy %"][-1] == "not distinguishable"
+    assert found["loss (nats/token)"][2].startswith("-2.25 [-2.")
+    assert found["perplexity"][0].startswith("12.2")
+    assert "name %" in found
+    assert "40 examples, 1,200 supervised tokens" in text
+
+
+def test_table_fits_in_100_columns():
+    names = [name for name in REGISTRY if name != "regex_match"]
+    text = render(comparison_table(evaluation(36, 123.4, names), evaluation(37, 123.5, names)))
+    assert all(len(line.rstrip()) <= WIDTH for line in text.splitlines())
+    assert text.count("…") == 1  # that of the caption: nothing is cut off
+    assert rows(text)["exact match %"][-1] == "not distinguishable"
 
 
 def test_table_without_base():
-    assert rows(render(comparison_table(TUNED)))["exact match %"] == ["90.5"]
+    found = rows(render(comparison_table(evaluation(36, 0.25))))
+    assert found["exact match %"] == ["90.0 [76.9, 96.0]"]
+
+
+def test_table_with_what_only_one_model_has():
+    text = render(comparison_table(evaluation(36, 0.25), evaluation(0, 2.5, ["exact_match"])))
+    assert rows(text)["field F1 (micro) %"][0] == "–"
+    assert rows(text)["field F1 (micro) %"][2:] == ["–", "–"]
+
+
+def test_table_says_what_does_not_apply():
+    tuned = replace(evaluation(36, 0.25), not_applicable={"bleu": "no example has a completion"})
+    assert "bleu: not applicable, no example has a completion" in render(comparison_table(tuned))
 
 
 def test_table_shows_better_and_worse():
-    text = render(comparison_table({"loss": 0.2, "exact_match": 0.1}, {"loss": 0.5, "exact_match": 0.5}),
+    text = render(comparison_table(evaluation(3, 0.2), evaluation(30, 0.5)),
                   force_terminal=True, color_system="standard", no_color=False)  # fmt: skip
-    assert "\x1b[32m-0.3000" in text
-    assert re.search(r"\x1b\[31m *-40\.0", text)
+    assert re.search(r"loss.*\x1b\[32mbetter", text)
+    assert re.search(r"exact match.*\x1b\[31mworse", text)
+
+
+def test_results_stand_beside_the_metrics():
+    base, tuned = evaluation(0, 2.5), evaluation(36, 0.25)
+    found = results("test", tuned, base)
+    assert found["metrics"]["base/test/exact_match"] == 0
+    assert found["metrics"]["test/exact_match"] == 0.9
+    assert found["intervals"]["test/exact_match"] == pytest.approx([0.769, 0.960], abs=1e-3)
+    assert found["counts"]["base/test/loss"] == 40
+    assert found["comparisons"]["test/exact_match"]["verdict"] == "better"
+    assert "not_applicable" not in found
+    assert set(results("test", base=base)) == {"metrics", "intervals", "counts"}
+    assert json.loads(json.dumps(found["intervals"])) == found["intervals"]
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "shown"),
+    [
+        (0.00301, 0.0012, "0.0030"),
+        (1.0885, 0.05, "1.09"),
+        (12.1825, 0.9, "12.2"),
+        (1234.5, 300, "1,234"),
+        (170594.1234567, 20_000, "1.71e+05"),
+        (8.5e300, math.inf, "8.50e+300"),
+        (math.inf, math.nan, "inf"),
+        (12.3456, 0, "12.3"),
+        (0.0, 0, "0.00"),
+        (-0.00001, 1, "0.0"),
+    ],
+)
+def test_numbers_have_the_digits_that_their_interval_makes_sense_of(value: float, spread: float, shown: str):
+    assert spell(value, spread) == shown
+
+
+def test_a_change_has_a_sign():
+    assert [spell(value, 1.0, "+") for value in (2.0, -2.0, -0.001)] == ["+2.0", "-2.0", "+0.0"]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +162,13 @@ def test_samples_shorten_a_long_prompt_at_its_start():
     text = render(sample_completions([make_prediction(prompt="begin " + "x" * 50 + " end")], max_characters=10))
     assert "… xxx" not in text
     assert "…xxxxxx end" in text
+
+
+def test_samples_without_their_prompts():
+    text = render(sample_completions([make_prediction()], with_prompts=False))
+    assert "2+2?" not in text
+    assert "rows.jsonl:3" in text
+    assert "four" in text
 
 
 def test_samples_without_colour(monkeypatch: pytest.MonkeyPatch):

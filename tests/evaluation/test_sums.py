@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from tunelab.evaluation.sums import TokenSums
+from tunelab.evaluation.sums import TokenScores, TokenSums
 
 
 def make_sums(nll: float, count: int, correct: int) -> TokenSums:
@@ -28,3 +28,8 @@ def test_no_tokens_is_nan():
 
 def test_a_loss_that_is_nan_stays_nan():
     assert math.isnan(make_sums(math.nan, 3, 0).perplexity)
+
+
+def test_tokens_are_summed_for_their_example():
+    scores = TokenScores(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([True, False, True]), torch.tensor([2, 0, 2]))
+    assert scores.per_example(4).tolist() == [[2, 1, 0], [0, 0, 0], [5, 2, 2], [0, 0, 0]]

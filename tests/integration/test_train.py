@@ -142,6 +142,11 @@ def test_the_summary_is_what_reports_read(complete: RunFolder):
         summary["metrics"]
     )
     assert summary["metrics"]["test/loss"] < summary["metrics"]["base/test/loss"]
+    low, high = summary["intervals"]["base/test/loss"]
+    assert low < summary["metrics"]["base/test/loss"] < high
+    assert summary["counts"]["test/loss"] == summary["metrics"]["test/num_examples"]
+    change = summary["metrics"]["test/loss"] - summary["metrics"]["base/test/loss"]
+    assert summary["comparisons"]["test/loss"]["change"] == pytest.approx(change)
     stages = {"prepare", "load", "evaluate_base", "train", "export", "evaluate_tuned", "total"}
     assert set(summary["times_seconds"]) >= stages
     paths = {"config", "adapter", "metrics", "predictions", "last_checkpoint", "best_checkpoint"}

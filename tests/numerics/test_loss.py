@@ -33,13 +33,18 @@ def nll_by_loop(model, example: TokenizedExample) -> float:
 def test_loss_equals_a_loop_over_tokens(padded: bool, fused_head: bool):
     model, examples = lora_model().eval(), ragged_examples(6)
     with torch.no_grad():
-        expected = math.fsum(nll_by_loop(model, example) for example in examples)
+        each = [nll_by_loop(model, example) for example in examples]
+        expected = math.fsum(each)
         if not padded:
             base_of(model).set_attn_implementation(VARLEN)
         batch = collate(examples, padded=padded, pad_token_id=0)
-        sums = SftObjective(head_chunk_tokens=7, fused_head=fused_head)(model, batch)
+        objective = SftObjective(head_chunk_tokens=7, fused_head=fused_head)
+        sums, per_example = objective(model, batch), objective.score_tokens(model, batch).per_example(len(examples))
     assert int(sums.token_count) == sum(example.num_supervised_tokens for example in examples)
     assert float(sums.nll_sum) == pytest.approx(expected, rel=1e-12)
+    assert per_example[:, 0].tolist() == pytest.approx(each, rel=1e-12)
+    assert per_example[:, 1].tolist() == [example.num_supervised_tokens for example in examples]
+    assert float(per_example[:, 2].sum()) == int(sums.num_correct)
 
 
 def test_loss_equals_hugging_face_on_one_batch():

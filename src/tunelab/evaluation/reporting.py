@@ -1,83 +1,81 @@
 """What evaluation shows and keeps: the table base against tuned, sample completions, predictions.jsonl."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tunelab.atomic import write_text
 from tunelab.escaping import printable
-from tunelab.evaluation.evaluating import Prediction
+from tunelab.evaluation.comparing import Comparison, compare
+from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
+from tunelab.evaluation.metrics import Metric
+from tunelab.evaluation.scores import Estimate
+from tunelab.evaluation.statistics import CONFIDENCE, LEVEL, Interval, Verdict
 
 NOT_MEASURED = "–"
+LARGE = 10_000  # from here on numbers are shown with three significant digits
+_COLOURS = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.NOT_DISTINGUISHABLE: "dim"}
+_CONFIDENCE = f"[…]: {CONFIDENCE:.0%} interval"
 
 
-@dataclass(frozen=True, slots=True)
-class _Measure:
-    """One row of the table. `scale` 100 shows a fraction in per cent."""
+def results(
+    split: str, tuned: SplitEvaluation | None = None, base: SplitEvaluation | None = None
+) -> dict[str, dict[str, Any]]:
+    """What summary.json keeps of a split, map by map: `metrics`, `intervals`, `counts`, `not_applicable`, …
 
-    key: str
-    label: str
-    scale: float = 1.0
-    higher_is_better: bool = True
-
-    def show(self, value: float | None) -> str:
-        return NOT_MEASURED if value is None else f"{value * self.scale:,.{self._digits}f}"
-
-    def show_delta(self, base: float | None, tuned: float | None) -> Text:
-        """The change, coloured by whether it is for the better; in per cent rows the unit is points."""
-        if base is None or tuned is None:
-            return Text(NOT_MEASURED)
-        delta = tuned - base
-        style = "" if not delta else "green" if (delta > 0) == self.higher_is_better else "red"
-        return Text(f"{delta * self.scale:+,.{self._digits}f}", style=style)
-
-    @property
-    def _digits(self) -> int:
-        return 1 if self.scale == 100 else 4
-
-
-_MEASURES = (
-    _Measure("loss", "loss (nats/token)", higher_is_better=False),
-    _Measure("perplexity", "perplexity", higher_is_better=False),
-    _Measure("token_accuracy", "token accuracy %", 100),
-    _Measure("exact_match", "exact match %", 100),
-    _Measure("json_valid", "valid JSON %", 100),
-    _Measure("finished_fraction", "ended by itself %", 100),
-    _Measure("field_f1", "field F1 % (micro)", 100),
-)
-
-
-def comparison_table(tuned: Mapping[str, float], base: Mapping[str, float] | None = None) -> Table:
-    """Base against tuned on one split, a metric a row. Without `base`: what the tuned model has, alone.
-
-    Metrics as `SplitEvaluation.metrics`. A row that neither model has is left out; a value that only one has
-    shows as `–`.
+    The keys of all of them are `<split>/<metric>` for the tuned model, with `base/` before it for the base model;
+    `comparisons` (tuned less base) has those of the tuned model. `counts` are examples. An empty map is left out.
     """
-    examples, tokens = (int(tuned.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
-    table = Table(caption=f"{examples:,} examples, {tokens:,} supervised tokens")
-    for name in ["metric", "base", "tuned", "change"] if base is not None else ["metric", "tuned"]:
-        table.add_column(name, justify="left" if name == "metric" else "right")
-    for measure in (*_MEASURES, *_field_measures({**tuned, **(base or {})})):
-        before, after = (base or {}).get(measure.key), tuned.get(measure.key)
-        if before is None and after is None:
-            continue
-        shown = [measure.show(before), measure.show(after), measure.show_delta(before, after)]
-        table.add_row(Text(measure.label), *(shown if base is not None else shown[1:2]))
-    return table
+    found: dict[str, dict[str, Any]] = {"metrics": {}}
+    for prefix, measured in ((f"base/{split}", base), (split, tuned)):
+        for name, entries in _entries(measured).items() if measured else ():
+            found.setdefault(name, {}).update({f"{prefix}/{key}": value for key, value in entries.items()})
+    if base and tuned:
+        compared = compare(base.scores, tuned.scores)
+        found["comparisons"] = {f"{split}/{name}": each.to_dict() for name, each in compared.items()}
+    return {name: entries for name, entries in found.items() if entries or name == "metrics"}
 
 
-def sample_completions(predictions: Sequence[Prediction], max_characters: int = 400) -> RenderableType:
+def comparison_table(tuned: SplitEvaluation, base: SplitEvaluation | None = None) -> RenderableType:
+    """Base against tuned on one split, a metric a row: values, the change, and a verdict in words.
+
+    Tuned and change are with their intervals; those of the base are in summary.json. Without `base`: what the tuned
+    model has, alone. What only one model has shows as `–` for the other.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.caption = _caption(tuned, base)
+    for name in ["metric", "base", "tuned", "change", "verdict"] if base is not None else ["metric", "tuned"]:
+        is_words = name in ("metric", "verdict")
+        table.add_column(name, justify="left" if is_words else "right")
+    compared = compare(base.scores, tuned.scores) if base is not None else {}
+    for metric in _rows(tuned, base):
+        change, after = compared.get(metric.name), _cell(metric, tuned.estimates.get(metric.name))
+        if base is None:
+            table.add_row(Text(_label(metric)), after)
+        else:
+            before = _cell(metric, base.estimates.get(metric.name), with_interval=False)  # a line holds two intervals
+            table.add_row(Text(_label(metric)), before, after, _change(metric, change), _verdict(change))
+    reasons = [f"{name}: not applicable, {reason}" for name, reason in tuned.not_applicable.items()]
+    return Group(table, *(Text(printable(reason)) for reason in reasons))
+
+
+def sample_completions(
+    predictions: Sequence[Prediction], max_characters: int = 400, with_prompts: bool = True
+) -> RenderableType:
     """Some completions beside their references, to print on a rich console (which honours NO_COLOR).
 
     Each text is cut to `max_characters`, a prompt at its start and the others at their end. Nothing in them
-    acts on the terminal: markup is text, control characters are shown escaped.
+    acts on the terminal: markup is text, control characters are shown escaped. Without `with_prompts` the origin of the
+    row stands for the prompt.
     """
-    return Group(*(_sample(prediction, max_characters) for prediction in predictions))
+    return Group(*(_sample(prediction, max_characters, with_prompts) for prediction in predictions))
 
 
 def write_predictions(path: Path, predictions: Mapping[str, Sequence[Prediction]]) -> None:
@@ -96,13 +94,88 @@ def _line(model: str, prediction: Prediction) -> str:
     return json.dumps({"id": fields.pop("id"), "model": model, **fields}, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _field_measures(metrics: Mapping[str, float]) -> list[_Measure]:
-    """A row for each `field_f1/<field>`, in the order of the metrics."""
-    keys = [key for key in metrics if key.startswith("field_f1/")]
-    return [_Measure(key, f"  {printable(key.removeprefix('field_f1/'))}", 100) for key in keys]
+def _entries(measured: SplitEvaluation) -> dict[str, dict[str, Any]]:
+    estimates = measured.estimates
+    return {
+        "metrics": measured.metrics,
+        "intervals": {name: list(each.interval) for name, each in estimates.items() if each.interval},
+        "counts": {name: each.count for name, each in estimates.items()},
+        "not_applicable": measured.not_applicable,
+        "signatures": measured.signatures,
+    }
 
 
-def _sample(prediction: Prediction, max_characters: int) -> RenderableType:
+def _rows(tuned: SplitEvaluation, base: SplitEvaluation | None) -> list[Metric]:
+    """The metrics that either has, in the order of the tuned model's."""
+    rows = {each.name: each.metric for each in (*tuned.scores, *(base.scores if base else ()))}
+    known = {**tuned.estimates, **(base.estimates if base else {})}
+    return [metric for name, metric in rows.items() if name in known]
+
+
+def _label(metric: Metric) -> str:
+    return printable(metric.label) + metric.unit.symbol
+
+
+def _caption(tuned: SplitEvaluation, base: SplitEvaluation | None) -> Text:
+    examples, tokens = (int(tuned.metrics.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
+    lines = [f"{examples:,} examples, {tokens:,} supervised tokens; {_CONFIDENCE}"]
+    if base is not None:
+        lines.append(f"verdict: paired tests, Holm's adjustment over the metrics, level {LEVEL}")
+    fewer: dict[int, list[str]] = {}
+    for each in tuned.scores:
+        if 0 < each.count < examples and "/" not in each.name:
+            fewer.setdefault(each.count, []).append(each.metric.label)
+    lines += [f"over {count:,} examples: {', '.join(labels)}" for count, labels in fewer.items()]
+    return Text("\n".join(lines), style="dim")
+
+
+def _cell(metric: Metric, estimate: Estimate | None, with_interval: bool = True) -> Text:
+    if estimate is None:
+        return Text(NOT_MEASURED)
+    text = _with_interval(metric, estimate.value, estimate.interval, "")
+    return text if with_interval else Text(text.plain.partition(" [")[0])
+
+
+def _change(metric: Metric, change: Comparison | None) -> Text:
+    if change is None or not math.isfinite(change.change):
+        return Text(NOT_MEASURED)
+    return _with_interval(metric, change.change, change.interval, "+")
+
+
+def _verdict(change: Comparison | None) -> Text:
+    verdict = change.verdict if change else None
+    return Text(NOT_MEASURED) if verdict is None else Text(verdict.value, style=_COLOURS[verdict])
+
+
+def _with_interval(metric: Metric, value: float, interval: Interval | None, sign: str) -> Text:
+    """Value and interval: fractions and points with one decimal, others as finely as the interval allows."""
+    bounds = [bound * metric.unit.scale for bound in interval or ()]
+    spread = 1.0 if metric.unit.high in (1, 100) else bounds[1] - bounds[0] if bounds else 0.0
+    text = Text(spell(value * metric.unit.scale, spread, sign))
+    if bounds:
+        low, high = (spell(bound, spread) for bound in bounds)
+        text.append(f" [{low}, {high}]", style="dim")
+    return text
+
+
+def spell(value: float, spread: float, sign: str = "") -> str:
+    """Write a number in units of at most a third of `spread`, with 4 decimals at most; from 10,000 on as 1.23e+04.
+
+    Without a spread (0, or no number): to its third digit.
+    """
+    if not math.isfinite(value):
+        return f"{value:{sign}}"
+    if abs(value) >= LARGE:
+        return f"{value:{sign}.2e}"
+    if 0 < spread < math.inf:
+        decimals = -math.floor(math.log10(spread / 3))
+    else:
+        decimals = 2 - math.floor(math.log10(abs(value) or 1))
+    rounded = round(value, max(0, min(4, decimals))) + 0.0  # no -0.0
+    return f"{rounded:{sign},.{max(0, min(4, decimals))}f}"
+
+
+def _sample(prediction: Prediction, max_characters: int, with_prompt: bool) -> RenderableType:
     right = bool(prediction.scores.get("exact_match"))
     prompt, reference, completion = (
         printable(text) for text in (prediction.prompt, prediction.reference, prediction.completion)
@@ -111,7 +184,8 @@ def _sample(prediction: Prediction, max_characters: int) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("prompt", Text("…" * (len(prompt) > max_characters) + prompt[-max_characters:], style="dim"))
+    shown = "…" * (len(prompt) > max_characters) + prompt[-max_characters:] if with_prompt else printable(prediction.id)
+    grid.add_row("prompt", Text(shown, style="dim"))
     grid.add_row("reference", Text(reference[:max_characters] + "…" * (len(reference) > max_characters)))
     grid.add_row("completion", Text(kept or "(empty)", style="green" if right else "yellow"))
     if not prediction.finished:

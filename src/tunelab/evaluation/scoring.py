@@ -1,9 +1,7 @@
-"""How right a completion is, from its text and the reference's alone: pure functions on strings."""
+"""Equality of two answers, as JSON objects field by field or as text: pure functions on strings."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 
@@ -21,36 +19,6 @@ class PairCounts:
             self.num_predicted + other.num_predicted,
             self.num_expected + other.num_expected,
         )
-
-    @property
-    def f1(self) -> float | None:
-        """2 matched / (predicted + expected), in [0, 1]; None (not applicable) where there is no pair."""
-        total = self.num_predicted + self.num_expected
-        return 2 * self.num_matched / total if total else None
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleScores:
-    """The scores of one completion; `json_valid` None, `fields` empty where the reference is no JSON object.
-
-    `fields`: counts of each field that the reference or the completion names; `reference_fields`: those the
-    reference names.
-    """
-
-    exact_match: bool
-    json_valid: bool | None = None
-    fields: dict[str, PairCounts] = field(default_factory=dict[str, PairCounts])
-    reference_fields: tuple[str, ...] = ()
-
-    @property
-    def field_f1(self) -> float | None:
-        """Micro F1 over this example's fields; None where it does not apply."""
-        return sum(self.fields.values(), PairCounts()).f1
-
-    def to_dict(self) -> dict[str, float]:
-        """The scores that apply, each in [0, 1]: `exact_match`, `json_valid`, `field_f1`."""
-        scores = {"exact_match": self.exact_match, "json_valid": self.json_valid, "field_f1": self.field_f1}
-        return {name: float(score) for name, score in scores.items() if score is not None}
 
 
 def parse_object(text: str) -> dict[str, Any] | None:
@@ -95,55 +63,6 @@ def field_scores(completion: str, reference: str) -> dict[str, PairCounts] | Non
         return None
     found = parse_object(completion) or {}
     return {name: _pair_counts(name, expected, found) for name in {**expected, **found}}
-
-
-def score(completion: str, reference: str) -> ExampleScores:
-    """Score one completion against its reference."""
-    matched = exact_match(completion, reference)
-    fields = field_scores(completion, reference)
-    if fields is None:
-        return ExampleScores(exact_match=matched)
-    return ExampleScores(
-        exact_match=matched,
-        json_valid=parse_object(completion) is not None,
-        fields=fields,
-        reference_fields=tuple(parse_object(reference) or {}),
-    )
-
-
-def json_field_f1(scores: Iterable[ExampleScores]) -> dict[str, float]:
-    """F1 of fields: `field_f1` and `field_f1/<field>`, in [0, 1]; what does not apply is absent, never 0.
-
-    `field_f1` is the micro average: pairs are counted over all examples and fields, then divided once. A
-    field that the completions made up counts there (as predicted, never matched); a `field_f1/<field>` of its
-    own have only the fields that a reference names.
-    """
-    totals: Counter[str] = Counter()
-    by_field: dict[str, PairCounts] = {}
-    for example in scores:
-        totals.update(example.reference_fields)
-        for name, counts in example.fields.items():
-            by_field[name] = by_field.get(name, PairCounts()) + counts
-    f1s = {"field_f1": sum(by_field.values(), PairCounts()).f1}
-    f1s |= {f"field_f1/{name}": by_field[name].f1 for name in totals}
-    return {name: f1 for name, f1 in f1s.items() if f1 is not None}
-
-
-def aggregate(scores: Sequence[ExampleScores]) -> dict[str, float]:
-    """Score a split: rates in [0, 1] with the counts they are over; what does not apply is absent.
-
-    `exact_match` over `num_scored` examples; `json_valid` and `json_field_f1` over the `num_json_references`
-    examples whose reference is a JSON object.
-    """
-    metrics = {"num_scored": float(len(scores))}
-    if not scores:
-        return metrics
-    metrics["exact_match"] = sum(example.exact_match for example in scores) / len(scores)
-    valid = [example.json_valid for example in scores if example.json_valid is not None]
-    metrics["num_json_references"] = float(len(valid))
-    if valid:
-        metrics["json_valid"] = sum(valid) / len(valid)
-    return metrics | json_field_f1(scores)
 
 
 def _pair_counts(name: str, expected: dict[str, Any], found: dict[str, Any]) -> PairCounts:

@@ -1,9 +1,28 @@
-"""The sums a loss is made of: added over micro-batches and devices, divided once at the end (law 2)."""
+"""The sums a loss is made of: added over tokens, micro-batches and devices, divided once at the end (law 2)."""
 
 import math
 from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What a forward pass says of each supervised token of a micro-batch: three (tokens,) tensors on one device.
+
+    `nll` in nats; `is_correct`: its most likely prediction was right; `example`: the place of its example in the
+    micro-batch.
+    """
+
+    nll: torch.Tensor
+    is_correct: torch.Tensor
+    example: torch.Tensor
+
+    def per_example(self, num_examples: int) -> torch.Tensor:
+        """Sums of each example, (num_examples, 3) float64: nll_sum, token_count, num_correct."""
+        nll = self.nll.double()
+        columns = torch.stack([nll, torch.ones_like(nll), self.is_correct.double()], dim=1)
+        return columns.new_zeros(num_examples, 3).index_add_(0, self.example, columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,13 +121,15 @@ def records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 class Samples(pl.Callback):
-    """Shows completions of a few validation prompts at each validation."""
+    """Shows completions of a few validation prompts at each validation; the prompts themselves the first time."""
 
-    def __init__(self, show: Callable[[pl.Trainer, int], None]) -> None:
+    def __init__(self, show: Callable[[pl.Trainer, int, bool], None]) -> None:
         self._show = show
+        self._is_first = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Generate and show, on one device."""
         del pl_module
         if trainer.is_global_zero:
-            self._show(trainer, trainer.global_step)
+            self._show(trainer, trainer.global_step, self._is_first)
+            self._is_first = False

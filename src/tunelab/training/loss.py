@@ -17,6 +17,21 @@ def token_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> tuple[to
     return nll_sum, (wide.detach().argmax(dim=-1) == targets).sum()
 
 
+def token_scores(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for each token apart: nll and whether the most likely prediction is right, both (tokens,)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(wide, targets, reduction="none"), wide.argmax(dim=-1) == targets
+
+
+def linear_token_scores(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, chunk_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`token_scores` of `hidden @ weight.T + bias`, arguments as in `linear_cross_entropy`; for measuring."""
+    chunks = zip(hidden.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+    nlls, corrects = zip(*(token_scores(F.linear(h, weight, bias), t) for h, t in chunks), strict=True)
+    return torch.cat(nlls), torch.cat(corrects)
+
+
 def linear_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,

@@ -6,11 +6,16 @@ from typing import Any
 import torch
 
 from tunelab.data.records import IGNORE_INDEX, MicroBatch
-from tunelab.evaluation.sums import TokenSums
+from tunelab.evaluation.sums import TokenScores, TokenSums
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import segment_arguments
 from tunelab.model.virtual_tokens import put_in_front
-from tunelab.training.loss import linear_cross_entropy, token_cross_entropy
+from tunelab.training.loss import (
+    linear_cross_entropy,
+    linear_token_scores,
+    token_cross_entropy,
+    token_scores,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,18 @@ class SftObjective:
         count = torch.tensor(targets.numel(), device=targets.device)
         return TokenSums(nll_sum.double(), count, num_correct)
 
+    def score_tokens(self, model: CausalLM, batch: MicroBatch) -> TokenScores:
+        """The same for each supervised token apart, for figures of each example; without gradients."""
+        keep, targets = supervised_positions(batch.labels)
+        if self.fused_head and has_plain_head(model):
+            head: Any = base_of(model).get_output_embeddings()
+            states = last_hidden_state(model, batch)[keep]
+            bias = getattr(head, "bias", None)
+            nll, is_correct = linear_token_scores(states, head.weight, bias, targets, self.head_chunk_tokens)
+        else:
+            nll, is_correct = token_scores(supervised_logits(model, batch, keep), targets)
+        return TokenScores(nll, is_correct, example_of_position(batch)[keep])
+
 
 def has_plain_head(model: CausalLM) -> bool:
     """Whether the weight of the head is all of it: an adapter of the head, or a trained copy, is not in it."""
@@ -54,6 +71,15 @@ def supervised_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     following[:, -1] = IGNORE_INDEX
     keep = following != IGNORE_INDEX
     return keep, following[keep]
+
+
+def example_of_position(batch: MicroBatch) -> torch.Tensor:
+    """The place in the micro-batch of the example at each position: (rows, width) int64."""
+    device = batch.input_ids.device
+    if batch.segment_lengths is None:
+        return torch.arange(len(batch.input_ids), device=device)[:, None].expand_as(batch.input_ids)
+    lengths = torch.tensor(batch.segment_lengths, device=device)
+    return torch.arange(len(lengths), device=device).repeat_interleave(lengths)[None]
 
 
 def last_hidden_state(model: CausalLM, batch: MicroBatch) -> torch.Tensor:

@@ -1,0 +1,30 @@
+"""The metrics: each is a function of one answer; importing this package registers them, in the order of the table."""
+
+from tunelab.evaluation.metrics import matching  # noqa: I001 (the order of the rows)
+from tunelab.evaluation.metrics import fields, overlap, translation, writing
+from tunelab.evaluation.metrics.registry import (
+    REGEX,
+    REGISTRY,
+    Answer,
+    Metric,
+    Sums,
+    Unit,
+    check_metrics,
+    chosen_metrics,
+)
+
+__all__ = [
+    "REGEX",
+    "REGISTRY",
+    "Answer",
+    "Metric",
+    "Sums",
+    "Unit",
+    "check_metrics",
+    "chosen_metrics",
+    "fields",
+    "matching",
+    "overlap",
+    "translation",
+    "writing",
+]

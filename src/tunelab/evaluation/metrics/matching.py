@@ -1,0 +1,97 @@
+"""Metrics that are right or wrong: exact match, the same after normalising, numbers, a pattern, valid JSON."""
+
+import re
+import string
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from tunelab.evaluation.metrics.registry import Answer, fits_all, metric
+from tunelab.evaluation.scoring import exact_match as is_exact_match
+from tunelab.evaluation.scoring import parse_object
+
+ANSWER_MARK = "####"  # before the final number, in GSM8K (Cobbe et al. 2021)
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise_answer(text: str) -> str:
+    """The normalisation of SQuAD: lower case, no ASCII punctuation, no English articles, single spaces."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def final_number(text: str) -> Decimal | None:
+    """The first number after the last `####`, or without that mark the last number of the text; None for none.
+
+    Thousands commas, a currency sign before it and any unit behind it do not count: "$1,234.50 a day" is 1234.5.
+    """
+    _, mark, marked = text.rpartition(ANSWER_MARK)
+    numbers: list[str] = _NUMBER.findall(marked)
+    if not numbers:
+        return None
+    digits = re.sub(r"[,$€£+]", "", numbers[0 if mark else -1]).replace("−", "-")
+    try:
+        return Decimal(digits)
+    except InvalidOperation:  # an exponent beyond reason
+        return None
+
+
+def is_text(reference: str) -> bool:
+    """Whether a reference is plain text: neither a JSON object nor an answer with GSM8K's mark."""
+    return bool(reference.strip()) and ANSWER_MARK not in reference and parse_object(reference) is None
+
+
+def _fits_text(references: Sequence[str]) -> bool:
+    return any(is_text(reference) for reference in references)
+
+
+def _fits_json(references: Sequence[str]) -> bool:
+    return any(parse_object(reference) is not None for reference in references)
+
+
+def _fits_numbers(references: Sequence[str]) -> bool:
+    return any(ANSWER_MARK in reference and final_number(reference) is not None for reference in references)
+
+
+@metric("exact match", is_rate=True, fits=fits_all)
+def exact_match(answer: Answer) -> bool:
+    """The same JSON object as a value, or the same text after white space is normalised (`scoring.exact_match`)."""
+    return is_exact_match(answer.completion, answer.reference)
+
+
+@metric("normalized match", is_rate=True, fits=_fits_text)
+def normalized_exact_match(answer: Answer) -> bool:
+    """The same text after SQuAD's normalisation (Rajpurkar et al. 2016)."""
+    return normalise_answer(answer.completion) == normalise_answer(answer.reference)
+
+
+@metric("numeric match", is_rate=True, needs="a number in its reference", fits=_fits_numbers)
+def numeric_match(answer: Answer) -> bool | None:
+    """The same final number as the reference has (GSM8K, Cobbe et al. 2021)."""
+    expected = final_number(answer.reference)
+    return None if expected is None else final_number(answer.completion) == expected
+
+
+@metric("regex match", is_rate=True)
+def regex_match(answer: Answer, pattern: re.Pattern[str]) -> bool:
+    """The pattern finds in the completion what it finds in the reference (without a find there: the reference).
+
+    The last find counts, of it the first group where the pattern has one; white space at its ends does not, and an
+    empty find is none.
+    """
+    found = _last_find(pattern, answer.completion)
+    expected = _last_find(pattern, answer.reference)
+    return found is not None and found == (answer.reference.strip() if expected is None else expected)
+
+
+@metric("valid JSON", is_rate=True, needs="a JSON object as its reference", fits=_fits_json)
+def json_valid(answer: Answer) -> bool | None:
+    """The completion is a JSON object, where the reference is one."""
+    return None if parse_object(answer.reference) is None else parse_object(answer.completion) is not None
+
+
+def _last_find(pattern: re.Pattern[str], text: str) -> str | None:
+    finds = list(pattern.finditer(text))
+    if not finds:
+        return None
+    return (finds[-1].group(1 if pattern.groups else 0) or "").strip() or None

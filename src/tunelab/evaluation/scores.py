@@ -1,0 +1,122 @@
+"""The scores of one model on a split, metric by metric and example by example, and what they say of the whole."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tunelab.evaluation.metrics.registry import Answer, Metric, Sums
+from tunelab.evaluation.statistics import (
+    Floats,
+    Interval,
+    percentile_interval,
+    resampled_sums,
+    wilson_interval,
+)
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One metric on n examples: `sums` (n, k), zeros where it does not apply; `applies` (n,).
+
+    `overall`: the value, where it is no function of the sums.
+    """
+
+    metric: Metric
+    sums: Floats
+    applies: Mask
+    overall: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The key in summary.json, without the split."""
+        return self.metric.name
+
+    @property
+    def count(self) -> int:
+        """Number of examples it applies to."""
+        return int(self.applies.sum())
+
+    @property
+    def value(self) -> float:
+        """The value over all examples; nan where it applies to none."""
+        if self.overall is not None:
+            return self.overall
+        return float(self.metric.value(self.sums.sum(axis=0))) if self.count else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value, the number of examples it is over, and its 95 % interval (None: it has none)."""
+
+    value: float
+    count: int
+    interval: Interval | None
+
+
+def score_answers(metrics: Sequence[Metric], answers: Sequence[Answer | None]) -> list[Scores]:
+    """Score answers, one for each example of a split (None: it was not completed), by every metric and its parts."""
+    given = [answer for answer in answers if answer is not None]
+    scores: list[Scores] = []
+    for metric in metrics:
+        if metric.overall:
+            applies = np.array([answer is not None for answer in answers])
+            value = metric.overall(given)
+            nothing = np.zeros((len(answers), 0))
+            scores.append(Scores(metric, nothing, applies & (value is not None), value))
+            continue
+        scores.append(_scores(metric, answers, [metric.sums(answer) for answer in given]))
+        if metric.breakdown:
+            for part, sums in metric.breakdown(given).items():
+                scores.append(_scores(_part(metric, part), answers, sums))
+    return scores
+
+
+def estimates(scores: Sequence[Scores]) -> dict[str, Estimate]:
+    """Value, count and interval of each metric that applies.
+
+    Rates of examples: Wilson's interval. Other sums: the percentile bootstrap over examples. A metric of all answers at
+    once has none, for to draw an answer twice would change what it measures.
+    """
+    found = [each for each in scores if not math.isnan(each.value)]
+    by_sums = [each for each in found if each.overall is None]
+    intervals = _bootstrap_intervals([each for each in by_sums if not each.metric.is_rate])
+    intervals |= {each.name: _wilson(each) for each in by_sums if each.metric.is_rate}
+    return {each.name: Estimate(each.value, each.count, intervals.get(each.name)) for each in found}
+
+
+def columns(scores: Sequence[Scores]) -> list[slice]:
+    """Where the sums of each metric stand, once they are laid side by side."""
+    ends = np.cumsum([each.sums.shape[1] for each in scores], dtype=int).tolist()
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _part(metric: Metric, part: str) -> Metric:
+    return replace(metric, name=f"{metric.name}/{part}", label=f"  {part}", breakdown=None, per_example=False)
+
+
+def _scores(metric: Metric, answers: Sequence[Answer | None], sums: Sequence[Sums | None]) -> Scores:
+    """`sums`: those of the examples that were completed, in order."""
+    width = next((len(each) for each in sums if each is not None), 2)
+    rows, applies = np.zeros((len(answers), width)), np.zeros(len(answers), dtype=bool)
+    places = [place for place, answer in enumerate(answers) if answer is not None]
+    for place, each in zip(places, sums, strict=True):
+        if each is not None:
+            rows[place], applies[place] = each, True
+    return Scores(metric, rows, applies)
+
+
+def _wilson(scores: Scores) -> Interval:
+    return wilson_interval(round(float(scores.sums[:, 0].sum())), scores.count)
+
+
+def _bootstrap_intervals(scores: Sequence[Scores]) -> dict[str, Interval | None]:
+    if not scores or len(scores[0].applies) < 2:
+        return {}
+    resampled = resampled_sums(np.hstack([each.sums for each in scores]))
+    values = [each.metric.value(resampled[:, place]) for each, place in zip(scores, columns(scores), strict=True)]
+    return {each.name: percentile_interval(value) for each, value in zip(scores, values, strict=True)}
