@@ -29,12 +29,15 @@ from tunelab.model.adapter import (
     ready_for_adapter,
     skip_input_casts,
 )
+from tunelab.model.budget import settle_ranks
 from tunelab.model.export import export_model
+from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.preflight import (
     Prepared,
     TrainingPlan,
+    adapter_start,
     build_adapter_config,
     fingerprints,
     mark_read_later,
@@ -169,7 +172,8 @@ def _load_base(session: Session) -> PreTrainedModel:
 
 def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
     config = session.config
-    model = attach_adapter(base, session.plan.peft_config, config.seed)
+    start = adapter_start(session.plan, session.prepared, config.seed)
+    model = attach_adapter(base, session.plan.peft_config, config.seed, start)
     if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
@@ -287,6 +291,8 @@ def _conclude(
     """Export, measure the tuned model, and show and save the comparison."""
     config, prepared, folder, console = session.config, session.prepared, session.folder, session.console
     model.eval()
+    settle_ranks(model)
+    as_plain_lora(model)
     with folder.stage("export"):
         export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter)
     folder.summary.facts["best_step"] = best_step

@@ -10,14 +10,18 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
 from tunelab.config import EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
+from tunelab.data.collating import collate
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
 from tunelab.hashing import file_sha256
-from tunelab.model.adapter import build_peft_config
+from tunelab.model.adapter import Start, build_peft_config
+from tunelab.model.budget import plan_budget
+from tunelab.model.initializing import check_initialization
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.tokenizer import load_tokenizer
+from tunelab.model.tuning import Tuning, read_tuning
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
@@ -42,6 +46,7 @@ class TrainingPlan:
     """What training needs besides that: the adapter to make, the steps, and when to validate."""
 
     peft_config: PeftConfig | None
+    tuning: Tuning
     steps: StepPlan
     peak_lr: float
     val_every_steps: int | None
@@ -64,6 +69,8 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
             f"model.quantization: expected none for full fine-tuning (peft=none), found "
             f"{config.model.quantization.value!r}; quantised weights cannot be trained: use peft=qlora."
         )
+    num_examples = read_tuning(config.peft).num_calibration_examples
+    check_initialization(adapter, num_examples, config.model.quantization.value)
     return adapter
 
 
@@ -94,10 +101,23 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
-    suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
+    plan_budget(peft_config, steps.total_steps)
+    tuning = read_tuning(config.peft)
+    suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None) * tuning.lr_factor
     peak_lr = suggested if config.optim.lr is None else config.optim.lr
     _check_optimizer(config, peak_lr, steps)
-    return TrainingPlan(peft_config, steps, peak_lr, _val_every_steps(config, steps, bool(prepared.data.validation)))
+    val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
+    return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
+
+
+def adapter_start(plan: TrainingPlan, prepared: Prepared, seed: int) -> Start:
+    """What the adapter starts from: for a data-driven initialisation, training examples drawn by `seed`."""
+    examples = prepared.data.train
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    chosen = [examples[int(i)] for i in order[: plan.tuning.num_calibration_examples]]
+    rows = [collate([example], padded=True, pad_token_id=0).to(prepared.device) for example in chosen]
+    names = ("input_ids", "attention_mask", "labels")
+    return Start(plan.tuning, [{name: getattr(row, name) for name in names} for row in rows])
 
 
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:
