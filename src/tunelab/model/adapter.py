@@ -151,6 +151,7 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
     """Raises ModelError where the adapter fits no module."""
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
     config, name = copy.copy(config), initialization(config)
+    linear = {path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
@@ -162,10 +163,9 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
             wrapped = get_peft_model(model, config)
             finish_initialization(wrapped, name, batches)
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
-        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
         raise ModelError(
             f"peft: the adapter does not fit this model ({first_line(error)}); "
-            f"its linear modules are {', '.join(names)}."
+            f"its linear modules are {', '.join(sorted(linear))}."
         ) from error
     _require_targets(wrapped, getattr(config, "target_modules", None))
     return wrapped

@@ -4,15 +4,18 @@ PiSSA, OLoRA, CorDA and LoRA-GA take what the adapter starts with out of the bas
 on that changed base, so `as_plain_lora` gives it back before it is measured and exported.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, initialize_lora_eva_weights, replace_lora_weights_loftq
+from peft import LoraConfig, PeftConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.loraga import preprocess_loraga
+from peft.utils.integrations import dequantize_module_weight
+from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
 from transformers import PreTrainedModel
 
 from tunelab.errors import ConfigError
@@ -59,6 +62,8 @@ def check_initialization(config: PeftConfig | None, num_examples: int, quantizat
             f"model.quantization: expected none, found {quantization!r}: {initialization(config)} takes its start "
             "out of the base weights, which cannot be quantised then; set model.quantization=none, or use peft=loftq."
         )
+    if initialization(config) == "loftq" and getattr(config, "loftq_config", {}).get("loftq_iter", 1) != 1:
+        raise ConfigError("peft.loftq_config: expected loftq_iter=1, the only number there is here; remove the key.")
     if initialization(config) == "loftq" and quantization != "nf4":
         raise ConfigError(
             f"model.quantization: expected nf4, whose error LoftQ starts from, found {quantization!r}; "
@@ -72,7 +77,8 @@ def look_at_examples(model: PreTrainedModel, config: LoraConfig, batches: Sequen
     if not name.startswith(("corda", "lora_ga")):
         return
     training = model.training
-    with attention_implementation(model, DENSE):
+    with attention_implementation(model, DENSE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")  # PEFT's own, which only counts
         if name.startswith("corda"):
             preprocess_corda(model, config, run_model=lambda: _run(model, batches))
         else:
@@ -89,7 +95,25 @@ def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch])
             initialize_lora_eva_weights(model.eval(), rows, gather_distributed_inputs=False, show_progress_bar=False)
     if name == "loftq":
         folder = str(cast(Any, model.get_base_model()).config._name_or_path)
-        replace_lora_weights_loftq(model, folder if Path(folder).is_dir() else None)  # None: from the hub's cache
+        _start_as_error(model, _SafetensorLoader(model, folder if Path(folder).is_dir() else None))  # None: cached
+
+
+@torch.no_grad()
+def _start_as_error(model: PeftModel, exact: Any) -> None:
+    """LoftQ with one iteration: B A is the best approximation, at its rank, of what quantising a weight lost.
+
+    PEFT's own function for this needs CUDA.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    for name, layer in layers:
+        stored: torch.Tensor = dequantize_module_weight(cast(Any, layer)).float()
+        weight: torch.Tensor = exact.get_tensor(f"{name.removeprefix('base_model.model.')}.weight")
+        lost = weight.to(stored.device, torch.float32) - stored
+        left, values, right = torch.linalg.svd(lost, full_matrices=False)
+        rank = layer.r["default"]
+        roots = (values[:rank] / layer.scaling["default"]).sqrt()
+        layer.lora_A["default"].weight.copy_(roots[:, None] * right[:rank])
+        layer.lora_B["default"].weight.copy_(left[:, :rank] * roots)
 
 
 def remember_start(model: PeftModel, config: PeftConfig) -> None:

@@ -9,8 +9,9 @@ from peft import PeftConfig
 
 from tunelab.errors import ConfigError
 
-# Classes whose adapter is more than what its layers do: training calls the decoder, not PEFT's wrapper around it.
+# Adapters that are more than what a layer does to one token: training calls the decoder, not PEFT's wrapper around it.
 UNSUPPORTED_TYPES = {
+    "LILY": "its router averages over all positions of a micro-batch, later tokens and other examples included",
     "POLY": "it routes by task, and a row here names none",
     "SHADOW": "its second network runs in PEFT's wrapper, beside the decoder that is trained here",
     "XLORA": "it mixes adapters that were trained before, in PEFT's wrapper around the model",
