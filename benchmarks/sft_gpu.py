@@ -38,7 +38,7 @@ from workload import ALPACA, DrawnExample, describe, draw_examples
 
 from tunelab.config import ModelConfig, Precision, Quantization, TrainerConfig
 from tunelab.data.datamodule import StepPlan
-from tunelab.model import loading
+from tunelab.model import loading, quantizing
 from tunelab.model.adapter import attach_adapter, build_peft_config, count_parameters, skip_input_casts
 from tunelab.training.trainer import resolve_precision
 
@@ -222,7 +222,7 @@ def make_model(method: str, config: MistralConfig, trainer: TrainerConfig, argum
 
 def quantised(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The same weights as transformers loads them for `peft=qlora`."""
-    options = loading.quantization_config(ModelConfig(path="", quantization=Quantization.nf4), device)
+    options = quantizing.quantization_config(ModelConfig(path="", quantization=Quantization.nf4), device)
     result = type(model).from_pretrained(
         None,
         config=model.config,
@@ -232,7 +232,8 @@ def quantised(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) 
         device_map={"": device},
         attn_implementation="sdpa",
     )
-    loading._keep_weights_as_stored(result)  # else, on a CPU, no gradient would pass them after an evaluation
+    # Else, on a CPU, no gradient would pass them after an evaluation.
+    quantizing.compute_with_stored_weights(result, device)
     return result
 
 

@@ -9,12 +9,18 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from tunelab import components
 from tunelab.components import ALLOWED_MODULES, build_component, resolve_target
+from tunelab.config import OptimConfig
 from tunelab.errors import ConfigError
 from tunelab.model.adapter import build_peft_config
 from tunelab.training.loggers import build_loggers
 from tunelab.training.optim import build_optimizer
 
-KINDS = {"peft": peft.PeftConfig, "optim.optimizer": torch.optim.Optimizer, "logger": Logger}
+KINDS = {
+    "peft": peft.PeftConfig,
+    "optim.optimizer": torch.optim.Optimizer,
+    "optim.rest": torch.optim.Optimizer,
+    "logger": Logger,
+}
 DANGEROUS = [
     "os.system", "os.popen", "os.execv", "os.remove", "posix.system", "subprocess.run", "subprocess.Popen",
     "builtins.eval", "builtins.exec", "builtins.__import__", "builtins.open", "builtins.getattr",
@@ -93,13 +99,16 @@ def test_an_unknown_argument_gets_a_suggestion():
     ):
         build_peft_config({"_target_": "peft.LoraConfig", "lora_alpa": 3})
     with pytest.raises(ConfigError, match=r"^optim\.optimizer\.qqq: AdamW has no such argument; remove it\.$"):
-        build_optimizer({"_target_": "torch.optim.AdamW", "qqq": 1}, [torch.nn.Parameter(torch.zeros(1))], 0.1, False)
+        build({"_target_": "torch.optim.AdamW", "qqq": 1})
+
+
+def build(node: dict) -> torch.optim.Optimizer:
+    return build_optimizer(OptimConfig(optimizer=node), torch.nn.Linear(1, 1), 0.1, False)
 
 
 def test_a_value_the_class_refuses_is_quoted(tmp_path):
-    parameter = torch.nn.Parameter(torch.zeros(1))
     with pytest.raises(ConfigError, match=r"^optim\.optimizer: AdamW refused its arguments: .*betas?"):
-        build_optimizer({"_target_": "torch.optim.AdamW", "betas": [2.0, 0.9]}, [parameter], 0.1, False)
+        build({"_target_": "torch.optim.AdamW", "betas": [2.0, 0.9]})
     with pytest.raises(ConfigError, match=r"^peft: LoraConfig refused its arguments: "):
         build_peft_config({"_target_": "peft.LoraConfig", "layers_to_transform": [1], "target_modules": ".*q_proj"})
     with pytest.raises(ConfigError, match=r"^logger._target_: "):

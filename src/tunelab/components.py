@@ -16,7 +16,8 @@ T = TypeVar("T")
 
 ALLOWED_MODULES = {
     "peft": ("peft",),
-    "optim.optimizer": ("torch.optim", "bitsandbytes.optim"),
+    "optim.optimizer": ("torch.optim", "bitsandbytes.optim", "transformers.optimization"),
+    "optim.rest": ("torch.optim", "bitsandbytes.optim", "transformers.optimization"),
     "logger": ("pytorch_lightning.loggers",),
 }
 

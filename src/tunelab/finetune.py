@@ -33,6 +33,7 @@ from tunelab.model.budget import settle_ranks
 from tunelab.model.export import export_model
 from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
+from tunelab.model.quantizing import quantization_report
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.preflight import (
     Prepared,
@@ -167,7 +168,12 @@ def _load_base(session: Session) -> PreTrainedModel:
     base = load_base_model(config.model, session.prepared.device)
     if config.trainer.gradient_checkpointing:
         enable_checkpointing(base)
-    return ready_for_adapter(base)
+    base = ready_for_adapter(base)
+    if session.prepared.quantization is not None:
+        report = quantization_report(base, session.prepared.quantization)
+        session.console.print(str(report))
+        session.folder.summary.facts["quantization"] = report.to_dict()
+    return base
 
 
 def _attach(session: Session, base: PreTrainedModel) -> CausalLM:

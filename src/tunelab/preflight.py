@@ -15,15 +15,17 @@ from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError, first_line
 from tunelab.hashing import file_sha256
-from tunelab.model.adapter import Start, build_peft_config
+from tunelab.model.adapter import Start, build_peft_config, trains_b_matrices
 from tunelab.model.budget import plan_budget
 from tunelab.model.initializing import check_initialization
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
+from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import Tuning, read_tuning
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import build_optimizer, learning_rate, suggested_learning_rate
+from tunelab.training.optim import build_optimizer, suggested_learning_rate
+from tunelab.training.schedules import learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 OBJECTIVES = {Objective.sft: SftObjective}
@@ -39,6 +41,7 @@ class Prepared:
     precision: Precision
     objective: SftObjective
     hidden_size: int
+    quantization: str | None  # of the base model, by the configuration or in its checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,17 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     """
     adapter = build_peft_config(config.peft)
     if adapter is None and config.model.quantization is not Quantization.none:
-        raise ConfigError(
-            f"model.quantization: expected none for full fine-tuning (peft=none), found "
-            f"{config.model.quantization.value!r}; quantised weights cannot be trained: use peft=qlora."
-        )
+        raise _not_trainable(config.model.quantization.value)
     num_examples = read_tuning(config.peft).num_calibration_examples
     check_initialization(adapter, num_examples, config.model.quantization.value)
     return adapter
+
+
+def _not_trainable(quantization: str) -> ConfigError:
+    return ConfigError(
+        f"model.quantization: expected none for full fine-tuning (peft=none), found {quantization!r}; quantised "
+        "weights cannot be trained: use peft=qlora, or peft=lora where the checkpoint itself is quantised."
+    )
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -85,27 +92,32 @@ def prepare(config: RunConfig) -> Prepared:
     objective = OBJECTIVES[config.objective.name](head_chunk_tokens=config.objective.head_chunk_tokens)
     tokenizer = load_tokenizer(config.model)
     architecture = check_base_model(config.model, len(tokenizer))
+    quantization = check_quantization(architecture, config.model)
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
     _check_positions(getattr(architecture.get_text_config(), "max_position_embeddings", None), data)
-    return Prepared(tokenizer, data, device, precision, objective, hidden_size)
+    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization)
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
     """Lay out the steps and the learning rate, and make sure that the optimizer can be built.
 
     Raises:
-        ConfigError: the optimizer is unknown or refuses its arguments.
+        ConfigError: the optimizer is unknown or refuses its arguments, or quantised weights are to be trained.
     """
+    if peft_config is None and prepared.quantization is not None:
+        raise _not_trainable(prepared.quantization)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
     plan_budget(peft_config, steps.total_steps)
     tuning = read_tuning(config.peft)
-    suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None) * tuning.lr_factor
-    peak_lr = suggested if config.optim.lr is None else config.optim.lr
-    _check_optimizer(config, peak_lr, steps)
+    peak_lr = config.optim.lr
+    if peak_lr is None:
+        suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
+        peak_lr = suggested * tuning.lr_factor * config.optim.lr_factor
+    check_optimizer(config, peak_lr, steps, peft_config, prepared.device)
     val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
     return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
 
@@ -123,7 +135,7 @@ def adapter_start(plan: TrainingPlan, prepared: Prepared, seed: int) -> Start:
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:
     """Count as read what is read only after the unread-key audit, which comes before the weights."""
     mark_read(config.model, "dtype", "attention", "quantization")
-    if config.model.quantization is not Quantization.none:
+    if config.model.quantization in FOUR_BITS:
         mark_read(config.model, "double_quantization")
     trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
     if plan.val_every_steps is not None:
@@ -171,11 +183,14 @@ def _check_positions(num_positions: int | None, data: PreparedData) -> None:
         )
 
 
-def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
+def check_optimizer(
+    config: RunConfig, lr: float, plan: StepPlan, peft_config: PeftConfig | None, device: torch.device
+) -> None:
     """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate."""
-    weight = torch.nn.Parameter(torch.zeros(2, 2))
-    weight.grad = torch.ones(2, 2)
-    optimizer = build_optimizer(config.optim.optimizer, [weight], lr, False)
+    model = _stand_in(peft_config, has_vectors=bool(config.optim.rest) or peft_config is None).to(device)
+    optimizer = build_optimizer(config.optim, model, lr, False)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
     try:
         optimizer.step()
     except Exception as error:  # whatever the optimizer raises for a value that the user set
@@ -185,6 +200,12 @@ def _check_optimizer(config: RunConfig, lr: float, plan: StepPlan) -> None:
         ) from error
     learning_rate(config.optim, lr, plan.total_steps - 1, plan.total_steps)
     mark_read(config.optim, "max_grad_norm")
+
+
+def _stand_in(peft_config: PeftConfig | None, has_vectors: bool) -> torch.nn.Module:
+    """Matrices named as the adapter's will be, just large enough for states of 8 bits, and vectors beside them."""
+    names = ("lora_A", "lora_B") if trains_b_matrices(peft_config) else ("weights",)
+    return torch.nn.ModuleDict({name: torch.nn.Linear(64, 64, bias=has_vectors) for name in names})
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:

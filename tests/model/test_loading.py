@@ -1,6 +1,5 @@
 """Loading the base model: what is refused, and which types the weights have."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -10,13 +9,12 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, GPT2Config, LlamaConfig, T5Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from tunelab.config import DType, ModelConfig, Quantization
+from tunelab.config import DType, ModelConfig
 from tunelab.errors import ModelError
 from tunelab.model.loading import (
     check_base_model,
     enable_checkpointing,
     load_base_model,
-    quantization_config,
     torch_dtype,
 )
 
@@ -120,53 +118,6 @@ def test_checkpointing_changes_no_gradient(model_folder: Path):
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         assert torch.equal(plain, recomputed)
-
-
-# --- 4 bits ----------------------------------------------------------------------------------------------------------
-
-
-def hash_of_buffers(model: torch.nn.Module) -> str:
-    """Of every stored bit: packed weights, scales, the scales of the scales."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-@pytest.mark.parametrize("double", [True, False])
-def test_nf4_weights_stay_as_they_are_through_an_evaluation(double: bool, model_folder: Path):
-    config = ModelConfig(path=str(model_folder), quantization=Quantization.nf4, double_quantization=double)
-    model = load_base_model(config, CPU)
-    assert model.is_quantized
-    packed = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
-    assert len(packed) == 2 * 7
-    assert {m.weight.dtype for m in packed} == {torch.uint8}
-    assert all((m.weight.quant_state.nested is True) is double for m in packed)
-    before, first = hash_of_buffers(model), model(IDS).logits.detach()
-    with torch.no_grad():
-        evaluated = model.eval()(IDS).logits
-    again = model.train()(IDS).logits.detach()
-    assert torch.equal(first, again)
-    assert torch.equal(first, evaluated)
-    assert hash_of_buffers(model) == before
-
-
-def test_nf4_is_close_to_the_weights_it_stands_for(model_folder: Path):
-    plain = load_base_model(ModelConfig(path=str(model_folder)), CPU)
-    model = load_base_model(ModelConfig(path=str(model_folder), quantization=Quantization.nf4), CPU)
-    expected = plain(IDS).logits.detach().flatten()
-    found = model(IDS).logits.detach().flatten()
-    assert not torch.equal(found, expected)
-    assert float(torch.corrcoef(torch.stack([found, expected]))[0, 1]) > 0.7
-
-
-def test_nf4_computes_as_the_device_does_best():
-    config = ModelConfig(path="x", quantization=Quantization.nf4, double_quantization=False)
-    assert quantization_config(config, CPU).bnb_4bit_compute_dtype == torch.float32
-    options = quantization_config(config, CUDA)
-    assert options.bnb_4bit_compute_dtype == torch.bfloat16
-    assert (options.bnb_4bit_quant_type, options.bnb_4bit_use_double_quant) == ("nf4", False)
 
 
 # --- architectures ---------------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from tunelab.config.section import (
 )
 from tunelab.config.training import (
     Accelerator,
+    DecayShape,
     Objective,
     ObjectiveConfig,
     OptimConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "ColumnsConfig",
     "DType",
     "DataConfig",
+    "DecayShape",
     "EvaluateConfig",
     "EvaluationConfig",
     "InspectConfig",

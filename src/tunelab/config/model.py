@@ -19,7 +19,9 @@ class Quantization(Enum):
     """How the frozen base weights are quantised (bitsandbytes)."""
 
     none = "none"
-    nf4 = "nf4"
+    nf4 = "nf4"  # 4 bits, levels at the quantiles of a normal distribution
+    fp4 = "fp4"  # 4 bits, floating point
+    int8 = "int8"
 
 
 class Attention(Enum):
@@ -38,5 +40,5 @@ class ModelConfig(Section):
     revision: str | None = None  # commit, tag or branch on the hub
     dtype: DType = DType.auto
     quantization: Quantization = Quantization.none
-    double_quantization: bool = True  # quantise the quantisation constants too (nf4)
+    double_quantization: bool = True  # quantise the quantisation constants too (nf4, fp4)
     attention: Attention = Attention.auto

@@ -121,6 +121,11 @@ def read_adapter_config(folder: Path) -> PeftConfig:
     return config
 
 
+def trains_b_matrices(config: PeftConfig | None) -> bool:
+    """True where the adapter is a product of two matrices, A and B, as LoRA's are."""
+    return isinstance(config, LoraConfig)
+
+
 def attach_adapter(
     model: PreTrainedModel, config: PeftConfig | None, seed: int, start: Start | None = None
 ) -> CausalLM:

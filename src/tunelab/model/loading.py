@@ -6,11 +6,12 @@ from typing import Any, cast
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tunelab.config import DType, ModelConfig, Quantization
 from tunelab.errors import ModelError, first_line
 from tunelab.model.locating import resolve_model
+from tunelab.model.quantizing import compute_with_stored_weights, quantization_config
 
 
 def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
@@ -73,7 +74,7 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
             f"model.path: {len(absent)} weights of {config.path!r} are missing or of another shape, first "
             f"{absent[0]}; get the files again."
         )
-    _keep_weights_as_stored(model)
+    compute_with_stored_weights(model, device)
     return model.train()
 
 
@@ -84,30 +85,8 @@ def enable_checkpointing(model: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
 
 
-def _keep_weights_as_stored(model: PreTrainedModel) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights, with rounded scales, at the first evaluation on the CPU.
-
-    Training after that evaluation would compute with other weights than training before it, and through a kernel that
-    passes no gradient on.
-    """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 (an attribute of bitsandbytes')
-
-
 def torch_dtype(dtype: DType, device: torch.device) -> torch.dtype | str:
     """`auto` keeps the checkpoint's type, except on the CPU, which computes fastest and most exactly in float32."""
     if dtype is DType.auto:
         return torch.float32 if device.type == "cpu" else "auto"
     return cast(torch.dtype, getattr(torch, dtype.value))
-
-
-def quantization_config(config: ModelConfig, device: torch.device) -> BitsAndBytesConfig:
-    """4-bit NormalFloat as in QLoRA (Dettmers et al. 2023): stored in 4 bits, computed in the dtype of the model."""
-    compute = torch.float32 if device.type == "cpu" else torch.bfloat16
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=config.double_quantization,
-        bnb_4bit_compute_dtype=compute,
-    )

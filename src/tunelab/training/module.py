@@ -19,7 +19,8 @@ from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM
 from tunelab.model.budget import add_regularizer_gradients, budget_state, prune_ranks, restore_budget
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import build_optimizer, learning_rate
+from tunelab.training.optim import build_optimizer, set_learning_rate
+from tunelab.training.schedules import learning_rate
 
 
 @dataclass(slots=True)
@@ -67,8 +68,7 @@ class CausalLMModule(pl.LightningModule):
         """Do the optimizer step `batch.step`; return its figures for the callbacks."""
         settings, optimizer = self._settings, cast(Any, self.optimizers())
         lr = learning_rate(settings.optim, settings.peak_lr, batch.step, settings.total_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(optimizer, lr)
         statistics = self._forward_all(batch.examples, batch.step, divisor=batch.token_count)
         nll_sum = self._synchronise(statistics.sums.nll_sum)
         loss = float(nll_sum) / batch.token_count
@@ -107,7 +107,7 @@ class CausalLMModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One optimizer over everything that is trained; its rate is set at each step."""
         settings = self._settings
-        return build_optimizer(settings.optim.optimizer, self.parameters(), settings.peak_lr, settings.scaled_gradients)
+        return build_optimizer(settings.optim, self.model, settings.peak_lr, settings.scaled_gradients)
 
     # --- validation ---------------------------------------------------------------------------------------------
 

@@ -1,32 +1,84 @@
-"""The optimizer, and the learning rate as a pure function of the step."""
+"""The optimizer: which parameters in which group, at which share of the learning rate, and by which class."""
 
 import inspect
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from tunelab.components import build_component, resolve_target
-from tunelab.config import OptimConfig, Schedule
+from tunelab.config import OptimConfig
+from tunelab.errors import ConfigError
+
+LR_RATIO = "lr_ratio"  # of a parameter group: its rate over that of the schedule
+B_MATRICES = {"lora_B", "lora_embedding_B"}  # PEFT's names of the factor that starts at zero
+Parameters = Mapping[str, torch.nn.Parameter]
+
+
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimizers, each over parameters of its own, that step, save and load as one."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        super().__init__([{"params": group["params"]} for part in parts for group in part.param_groups], {})
+        self.parts = parts
+        self._show_groups()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step each; `closure` runs once, before."""
+        result = closure() if closure else None
+        for part in self.parts:
+            part.step()
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each, in order."""
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load each."""
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._show_groups()
+
+    def _show_groups(self) -> None:
+        """The groups are those of the parts, so that a rate that is set here is theirs (loading makes new ones)."""
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def build_optimizer(
-    node: Mapping[str, Any], parameters: Iterable[torch.nn.Parameter], lr: float, scaled_gradients: bool
+    config: OptimConfig, model: torch.nn.Module, lr: float, scaled_gradients: bool
 ) -> torch.optim.Optimizer:
-    """Build the optimizer that `optim.optimizer` names over the trainable parameters.
+    """Build what `optim.optimizer` names over the trainable parameters of `model`.
 
-    Where the class has a fused kernel it is used unless the configuration says otherwise: adapters are hundreds of
-    small tensors. Not with a gradient scaler (float16), whose unscaling has to come before the clipping.
+    With `optim.rest` only over its hidden matrices, and what `rest` names over the others: embeddings, the head and
+    all that is no matrix. Where a class has a fused kernel it is used unless the configuration says otherwise:
+    adapters are hundreds of small tensors. Not with a gradient scaler (float16), whose unscaling has to come before
+    the clipping.
 
     Raises:
-        ConfigError: unknown class or argument, or a value the class refuses.
+        ConfigError: unknown class or argument, a value or a parameter the class refuses, or LoRA+ without B matrices.
     """
-    cls = resolve_target(str(node.get("_target_")), "optim.optimizer", torch.optim.Optimizer)
-    other = node.get("foreach") or node.get("differentiable")  # which torch does not combine with fused
-    fused = {"fused": not scaled_gradients} if "fused" in inspect.signature(cls).parameters and not other else {}
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return build_component({**fused, **node}, "optim.optimizer", torch.optim.Optimizer, trained, lr=lr)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    ratio = config.lora_plus_ratio
+    if ratio is not None and not any(map(_is_b_matrix, trained)):
+        raise ConfigError(
+            "optim.lora_plus_ratio: expected LoRA's B matrices among the trained parameters, found none; "
+            "set peft=lora or optim.lora_plus_ratio=null."
+        )
+    hidden = set(trained) - _outside(model) if config.rest else set(trained)
+    shares = [("optim.optimizer", config.optimizer, hidden), ("optim.rest", config.rest, set(trained) - hidden)]
+    parts = [
+        _build(slot, node, {name: p for name, p in trained.items() if name in names}, lr, ratio, scaled_gradients)
+        for slot, node, names in shares
+        if names
+    ]
+    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group its share of the schedule's rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(LR_RATIO, 1.0)
 
 
 def suggested_learning_rate(hidden_size: int, adapter: bool) -> float:
@@ -39,17 +91,50 @@ def suggested_learning_rate(hidden_size: int, adapter: bool) -> float:
     return float(f"{rate:.1e}")
 
 
-def learning_rate(config: OptimConfig, peak: float, step: int, total_steps: int) -> float:
-    """The learning rate of optimizer step `step` (from 0) of `total_steps`, `peak` being the highest.
+def _build(
+    slot: str, node: Mapping[str, Any], parameters: Parameters, lr: float, ratio: float | None, scaled_gradients: bool
+) -> torch.optim.Optimizer:
+    if "lr" in node:
+        raise ConfigError(f"{slot}.lr: the learning rate is not set here, found {node['lr']!r}; set optim.lr=<rate>.")
+    cls = resolve_target(str(node.get("_target_")), slot, torch.optim.Optimizer)
+    odd = [name for name, p in parameters.items() if p.ndim != 2] if cls is torch.optim.Muon else []
+    if odd:
+        raise ConfigError(
+            f"{slot}: Muon takes matrices only, found {len(odd)} other parameters, first {odd[0]}; "
+            "set optim.rest._target_=torch.optim.AdamW."
+        )
+    known = inspect.signature(cls).parameters
+    other = node.get("foreach") or node.get("differentiable")  # which torch does not combine with fused
+    fused = {"fused": not scaled_gradients} if "fused" in known and not other else {}
+    usual = known["weight_decay"].default if "weight_decay" in known else 0.0
+    groups = _groups(parameters, lr, ratio, decays=bool(node.get("weight_decay", usual)))
+    return build_component({**fused, **node}, slot, torch.optim.Optimizer, groups, lr=lr)
 
-    Linear warm-up over `warmup_fraction` of the steps, its first step above 0; then constant, linear or half a cosine
-    down to `min_lr_fraction` of the peak, which the step after the last would reach.
+
+def _groups(parameters: Parameters, lr: float, ratio: float | None, decays: bool) -> list[dict[str, Any]]:
+    """Parameter groups by rate and weight decay; one where neither differs.
+
+    Weight decay is for matrices, embeddings included; norms, biases and other vectors have none. With a `ratio` the B
+    matrices learn at that multiple of the rate (LoRA+, Hayou et al. 2024).
     """
-    warmup_steps = math.ceil(round(config.warmup_fraction * total_steps, 6))  # 0.07 * 100 is above 7
-    if step < warmup_steps:
-        return peak * (step + 1) / (warmup_steps + 1)
-    if config.schedule is Schedule.constant:
-        return peak
-    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    shape = 1 - progress if config.schedule is Schedule.linear else (1 + math.cos(math.pi * progress)) / 2
-    return peak * (config.min_lr_fraction + (1 - config.min_lr_fraction) * shape)
+    members: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        share = ratio if ratio is not None and _is_b_matrix(name) else 1.0
+        members.setdefault((share, decays and parameter.ndim < 2), []).append(parameter)
+    return [
+        {"params": those, "lr": lr * share, LR_RATIO: share, **({"weight_decay": 0.0} if spared else {})}
+        for (share, spared), those in members.items()
+    ]
+
+
+def _is_b_matrix(name: str) -> bool:
+    return not B_MATRICES.isdisjoint(name.split("."))
+
+
+def _outside(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that are no hidden matrices: embeddings, the head, and all that is not 2-D."""
+    find_head = getattr(model, "get_output_embeddings", None)
+    ends = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    ends += [head] if find_head and (head := find_head()) is not None else []
+    at_ends = {id(parameter) for module in ends for parameter in module.parameters()}
+    return {name for name, p in model.named_parameters() if p.ndim != 2 or id(p) in at_ends}
