@@ -69,8 +69,9 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     adapter = build_peft_config(config.peft)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise _not_trainable(config.model.quantization.value)
-    num_examples = read_tuning(config.peft).num_calibration_examples
-    check_initialization(adapter, num_examples, config.model.quantization.value)
+    tuning = read_tuning(config.peft)
+    if tuning.folder is None:
+        check_initialization(adapter, tuning.num_calibration_examples, config.model.quantization.value)
     return adapter
 
 
@@ -126,7 +127,8 @@ def adapter_start(plan: TrainingPlan, prepared: Prepared, seed: int) -> Start:
     """What the adapter starts from: for a data-driven initialisation, training examples drawn by `seed`."""
     examples = prepared.data.train
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    chosen = [examples[int(i)] for i in order[: plan.tuning.num_calibration_examples]]
+    count = 0 if plan.tuning.folder else plan.tuning.num_calibration_examples
+    chosen = [examples[int(i)] for i in order[:count]]
     rows = [collate([example], padded=True, pad_token_id=0).to(prepared.device) for example in chosen]
     names = ("input_ids", "attention_mask", "labels")
     return Start(plan.tuning, [{name: getattr(row, name) for name in names} for row in rows])

@@ -29,6 +29,7 @@ from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.budget import stand_ins
 from tunelab.model.initializing import (
     Batch,
+    changes_the_base,
     finish_initialization,
     initialization,
     look_at_examples,
@@ -115,6 +116,11 @@ def read_adapter_config(folder: Path) -> PeftConfig:
         raise ModelError(
             f"peft.from_adapter: {str(folder)!r} holds an adapter whose ranks were pruned, which cannot be trained on; "
             "start a new one with peft=adalora."
+        )
+    if changes_the_base(config):
+        raise ModelError(
+            f"peft.from_adapter: {str(folder)!r} ({initialization(config)}) belongs to changed base weights; "
+            "save it as plain LoRA first, as runs of tunelab do (PEFT: path_initial_model_for_weight_conversion)."
         )
     refuse_unsupported(config)
     config.inference_mode = False

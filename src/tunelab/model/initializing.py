@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.loraga import preprocess_loraga
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
 from transformers import PreTrainedModel
 
@@ -104,9 +104,11 @@ def _start_as_error(model: PeftModel, exact: Any) -> None:
 
     PEFT's own function for this needs CUDA.
     """
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    layers: list[tuple[str, Any]] = [
+        (n, module) for n, module in model.named_modules() if isinstance(module, LoraLayer)
+    ]
     for name, layer in layers:
-        stored: torch.Tensor = dequantize_module_weight(cast(Any, layer)).float()
+        stored: torch.Tensor = dequantize_bnb_weight(layer.get_base_layer().weight).float()
         weight: torch.Tensor = exact.get_tensor(f"{name.removeprefix('base_model.model.')}.weight")
         lost = weight.to(stored.device, torch.float32) - stored
         left, values, right = torch.linalg.svd(lost, full_matrices=False)

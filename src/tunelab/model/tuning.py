@@ -1,6 +1,6 @@
 """What `peft` says besides the arguments of the PEFT class: our own keys, and choices that cannot be trained here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,29 @@ def refuse_unsupported(config: PeftConfig) -> None:
     for option, reason in UNSUPPORTED_OPTIONS.items():
         if getattr(config, option, None):
             raise ConfigError(f"peft.{option}: it cannot be trained here ({reason}); remove it.")
+
+
+def refuse_contradictions(node: Mapping[str, Any], config: PeftConfig | None, overrides: Sequence[str]) -> None:
+    """Where an adapter is continued, its own configuration holds: refuse what was typed and says otherwise.
+
+    Raises:
+        ConfigError: a typed key, or the typed method, is not that of the adapter.
+    """
+    typed = {override.partition("=")[0].lstrip("+") for override in overrides}
+    own = vars(config) if config else {}
+    kind = type(config).__name__
+    if "peft" in typed and str(node.get("_target_")).rpartition(".")[2] != kind:
+        raise ConfigError(f"peft: expected the method of peft.from_adapter, a {kind}; leave peft=… out.")
+    for name in sorted(key.removeprefix("peft.") for key in typed if key.startswith("peft.")):
+        if name in node and name not in OWN_KEYS and _plain(node[name]) != _plain(own.get(name)):
+            raise ConfigError(
+                f"peft.{name}: the adapter of peft.from_adapter has {_plain(own.get(name))!r}, which stays, found "
+                f"{node[name]!r}; remove peft.{name}."
+            )
+
+
+def _plain(value: object) -> object:
+    return sorted(map(str, value)) if isinstance(value, list | set | tuple) else value
 
 
 def check_numbers(config: PeftConfig) -> None:
