@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytorch_lightning as pl
-from peft import PeftConfig
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from rich.console import Console
 from transformers import PreTrainedModel
@@ -36,12 +35,12 @@ from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.quantizing import quantization_report
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.model.tuning import read_tuning, refuse_contradictions
 from tunelab.preflight import (
     Prepared,
     TrainingPlan,
     adapter_start,
     build_adapter_config,
+    continued_adapter,
     fingerprints,
     mark_read_later,
     plan_training,
@@ -94,7 +93,8 @@ def fine_tune(
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
-            _say_what_is_continued(config, peft_config, overrides, console)
+            for line in continued_adapter(config, peft_config, overrides):
+                console.print(line)
             resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
             prepared = prepare(config)
             plan = plan_training(config, prepared, peft_config)
@@ -116,19 +116,6 @@ def fine_tune(
         if not is_main:
             return {}
         return _conclude(session, model, measure, loggers, base, best_step)
-
-
-def _say_what_is_continued(
-    config: RunConfig, peft_config: PeftConfig | None, overrides: Sequence[str], console: Console
-) -> None:
-    folder = read_tuning(config.peft).folder
-    if folder is None or peft_config is None:
-        return
-    refuse_contradictions(config.peft, peft_config, overrides)
-    base = str(peft_config.base_model_name_or_path)
-    console.print(f"continuing the adapter of {folder}, with its own configuration in place of peft's")
-    if base not in (config.model.path, locate(config.model.path)):
-        console.print(f"it names another base model: {base}, not {config.model.path}")
 
 
 def _show_and_save_preparation(session: Session) -> None:

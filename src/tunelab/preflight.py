@@ -1,5 +1,6 @@
 """Everything that can be wrong, checked before the weights are loaded: model, adapter, optimizer, device, data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tunelab.config import EvaluationConfig, Objective, Precision, Quantization,
 from tunelab.data.collating import collate
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
+from tunelab.embedded import locate
 from tunelab.errors import ConfigError, first_line
 from tunelab.hashing import file_sha256
 from tunelab.model.adapter import Start, build_peft_config, trains_b_matrices
@@ -22,7 +24,7 @@ from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.model.tuning import Tuning, read_tuning
+from tunelab.model.tuning import Tuning, read_tuning, refuse_contradictions
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, suggested_learning_rate
 from tunelab.training.schedules import learning_rate
@@ -80,6 +82,23 @@ def _not_trainable(quantization: str) -> ConfigError:
         f"model.quantization: expected none for full fine-tuning (peft=none), found {quantization!r}; quantised "
         "weights cannot be trained: use peft=qlora, or peft=lora where the checkpoint itself is quantised."
     )
+
+
+def continued_adapter(config: RunConfig, adapter: PeftConfig | None, overrides: Sequence[str]) -> list[str]:
+    """What is to be said of an adapter that is trained on; nothing where a new one is made.
+
+    Raises:
+        ConfigError: a typed key contradicts the adapter's own configuration.
+    """
+    folder = read_tuning(config.peft).folder
+    if folder is None or adapter is None:
+        return []
+    refuse_contradictions(config.peft, adapter, overrides)
+    lines = [f"continuing the adapter of {folder}, with its own configuration in place of peft's"]
+    base = str(adapter.base_model_name_or_path)
+    if base not in (config.model.path, locate(config.model.path)):
+        lines.append(f"it names another base model: {base}, not {config.model.path}")
+    return lines
 
 
 def prepare(config: RunConfig) -> Prepared:

@@ -269,7 +269,7 @@ LORA = {"_target_": "peft.LoraConfig", "target_modules": "all-linear"}
         ({"lora_dropout": 1.0}, r"peft\.lora_dropout: expected a fraction in \[0, 1\), found 1\.0"),
         ({"lr_factor": 0}, r"peft\.lr_factor: expected a number above 0"),
         ({"num_layers": 2}, r"peft\.num_layers: it says which layers full fine-tuning trains"),
-        ({"kasa_config": {}, "velora_config": {"num_groups": 4}}, r"peft\.velora_config: it cannot be trained here"),
+        ({"velora_config": {"num_groups": 4}}, r"peft\.velora_config: it cannot be trained here"),
         ({"_target_": "peft.ShadowConfig"}, "ShadowConfig cannot be trained here"),
         ({"_target_": "peft.AdaLoraConfig", "r": 8}, r"peft\.r: this method prunes peft\.init_r to peft\.target_r"),
     ],

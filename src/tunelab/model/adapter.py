@@ -170,7 +170,7 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
                 config = _maybe_include_all_linear_layers(config, model)
                 look_at_examples(model, cast(LoraConfig, config), batches)
             if name == "loftq":
-                setattr(config, "init_lora_weights", True)  # noqa: B010 (starts as usual, and is replaced below)
+                vars(config).update(init_lora_weights=True, loftq_config={})  # starts as usual, and is replaced below
             wrapped = get_peft_model(model, config)
             finish_initialization(wrapped, name, batches)
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
