@@ -32,8 +32,10 @@ from tunelab.model.adapter import (
     ready_for_adapter,
     skip_input_casts,
 )
+from tunelab.model.budget import settle_ranks
 from tunelab.model.export import export_model
 from tunelab.model.generation import base_generation_config, taught_generation
+from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.quantizing import quantization_report
@@ -42,7 +44,9 @@ from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (
     Prepared,
     TrainingPlan,
+    adapter_start,
     build_adapter_config,
+    continued_adapter,
     fingerprints,
     mark_read_later,
     plan_training,
@@ -96,6 +100,8 @@ def fine_tune(
         console.print(config_tree(config))
         with folder.stage("prepare"):
             peft_config = build_adapter_config(config)
+            for line in continued_adapter(config, peft_config, overrides):
+                console.print(line)
             resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
             prepared = prepare(config, num_virtual_tokens(peft_config))
             plan = plan_training(config, prepared, peft_config)
@@ -184,7 +190,8 @@ def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
     config = session.config
     new_ids = new_token_ids(session.prepared.tokenizer, config.model.new_tokens)
     train_new_tokens(session.plan.peft_config, base, new_ids)
-    model = attach_adapter(base, session.plan.peft_config, config.seed)
+    start = adapter_start(session.plan, session.prepared, config.seed)
+    model = attach_adapter(base, session.plan.peft_config, config.seed, start)
     if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
@@ -316,6 +323,8 @@ def _conclude(
     """Export, measure the tuned model, and show and save the comparison."""
     config, prepared, folder, console = session.config, session.prepared, session.folder, session.console
     model.eval()
+    settle_ranks(model)
+    as_plain_lora(model)
     with folder.stage("export"):
         add = partial(_describe, session, measure.end_token_ids(model))
         export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter, add)

@@ -1,5 +1,6 @@
 """Everything that can be wrong, checked before the weights are loaded: model, adapter, optimizer, device, data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,22 @@ from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
 from tunelab.config import Attention, EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
+from tunelab.data.collating import collate
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
+from tunelab.embedded import locate
 from tunelab.errors import ConfigError, first_line
 from tunelab.evaluation.metrics import REGEX, check_metrics
 from tunelab.hashing import file_sha256
-from tunelab.model.adapter import build_peft_config, trains_b_matrices
+from tunelab.model.adapter import Start, build_peft_config, trains_b_matrices
+from tunelab.model.budget import plan_budget
+from tunelab.model.initializing import check_initialization
 from tunelab.model.loading import check_base_model
 from tunelab.model.locating import resolve_model
 from tunelab.model.new_tokens import check_new_tokens
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
+from tunelab.model.tuning import Tuning, read_tuning, refuse_contradictions
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, with_own_tokenizer
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, suggested_learning_rate
@@ -49,6 +55,7 @@ class TrainingPlan:
     """What training needs besides that: the adapter to make, the steps, and when to validate."""
 
     peft_config: PeftConfig | None
+    tuning: Tuning
     steps: StepPlan
     peak_lr: float
     val_every_steps: int | None
@@ -73,6 +80,9 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
         check_new_tokens(adapter)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise _not_trainable(config.model.quantization.value)
+    tuning = read_tuning(config.peft)
+    if tuning.folder is None:
+        check_initialization(adapter, tuning.num_calibration_examples, config.model.quantization.value)
     return adapter
 
 
@@ -94,6 +104,23 @@ def _check_prompt_training(config: RunConfig, adapter: PeftConfig | None) -> Non
             "trainer.gradient_checkpointing: expected false for virtual tokens that are keys and values, which "
             "recomputed layers do not see, found true; set it to false, or use peft=prompt_tuning or p_tuning."
         )
+
+
+def continued_adapter(config: RunConfig, adapter: PeftConfig | None, overrides: Sequence[str]) -> list[str]:
+    """What is to be said of an adapter that is trained on; nothing where a new one is made.
+
+    Raises:
+        ConfigError: a typed key contradicts the adapter's own configuration.
+    """
+    folder = read_tuning(config.peft).folder
+    if folder is None or adapter is None:
+        return []
+    refuse_contradictions(config.peft, adapter, overrides)
+    lines = [f"continuing the adapter of {folder}, with its own configuration in place of peft's"]
+    base = str(adapter.base_model_name_or_path)
+    if base not in (config.model.path, locate(config.model.path)):
+        lines.append(f"it names another base model: {base}, not {config.model.path}")
+    return lines
 
 
 def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
@@ -129,12 +156,26 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
+    plan_budget(peft_config, steps.total_steps)
+    tuning = read_tuning(config.peft)
     peak_lr = config.optim.lr
     if peak_lr is None:
         suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
-        peak_lr = suggested * config.optim.lr_factor
+        peak_lr = suggested * tuning.lr_factor * config.optim.lr_factor
     check_optimizer(config, peak_lr, steps, peft_config, prepared.device)
-    return TrainingPlan(peft_config, steps, peak_lr, _val_every_steps(config, steps, bool(prepared.data.validation)))
+    val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
+    return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
+
+
+def adapter_start(plan: TrainingPlan, prepared: Prepared, seed: int) -> Start:
+    """What the adapter starts from: for a data-driven initialisation, training examples drawn by `seed`."""
+    examples = prepared.data.train
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
+    count = 0 if plan.tuning.folder else plan.tuning.num_calibration_examples
+    chosen = [examples[int(i)] for i in order[:count]]
+    rows = [collate([example], padded=True, pad_token_id=0).to(prepared.device) for example in chosen]
+    names = ("input_ids", "attention_mask", "labels")
+    return Start(plan.tuning, [{name: getattr(row, name) for name in names} for row in rows])
 
 
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:

@@ -1,8 +1,11 @@
 """Attaches a PEFT adapter to the base model, and says what will be trained."""
 
+import copy
+import inspect
+import json
 import warnings
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +19,25 @@ from peft import (
     load_peft_weights,
     prepare_model_for_kbit_training,
 )
-from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.tuners_utils import _maybe_include_all_linear_layers  # pyright: ignore[reportPrivateUsage]
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from tunelab.components import build_component
+from tunelab.components import build_component, resolve_target
 from tunelab.errors import ConfigError, ModelError, first_line
+from tunelab.model.budget import stand_ins
+from tunelab.model.initializing import (
+    Batch,
+    changes_the_base,
+    finish_initialization,
+    initialization,
+    look_at_examples,
+    needs_examples,
+    remember_start,
+)
 from tunelab.model.lowrank import add_low_rank_in_place
+from tunelab.model.tuning import OWN_KEYS, Tuning, check_numbers, read_tuning, refuse_unsupported
 from tunelab.model.virtual_tokens import check_prompt_method
 from tunelab.suggesting import did_you_mean
 
@@ -41,21 +56,72 @@ class ParameterCount:
         return f"{self.trainable:,} trainable of {self.total:,} parameters ({share:.2%})"
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What an adapter is made from besides its configuration and the seed."""
+
+    tuning: Tuning = field(default_factory=Tuning)
+    batches: Sequence[Batch] = ()  # training examples, for a start computed from data
+
+
 def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     """Build the PEFT configuration that `peft` names; None for full fine-tuning.
 
     Raises:
         ConfigError: unknown class or argument, or a value the class refuses.
     """
+    folder = read_tuning(node).folder
+    if folder is not None:
+        return read_adapter_config(folder)
+    node = {key: value for key, value in node.items() if key not in OWN_KEYS}
     if node.get("_target_") is None:
         return None
     if node.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise ConfigError(f"peft.task_type: expected 'CAUSAL_LM', found {node['task_type']!r}; remove it.")
+    parameters = inspect.signature(resolve_target(str(node["_target_"]), "peft", PeftConfig)).parameters
+    if "total_step" in parameters:
+        if "r" in node:
+            raise ConfigError("peft.r: this method prunes peft.init_r to peft.target_r; set these instead.")
+        node = {**stand_ins(node), **node}
     config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", PeftConfig)
     check_prompt_method(config)
-    rank = config.r if isinstance(config, LoraConfig) else 1
-    if type(rank) is not int or rank < 1:  # PEFT would say it with the weights in memory
-        raise ConfigError(f"peft.r: expected an integer of at least 1, found {rank!r}; set peft.r=<rank>.")
+    refuse_unsupported(config)
+    check_numbers(config)
+    return config
+
+
+def read_adapter_config(folder: Path) -> PeftConfig:
+    """The configuration of the adapter in a PEFT folder, whose weights can be read.
+
+    Raises:
+        ModelError: there is no adapter, it is half-written, or it cannot be trained on.
+    """
+    if not is_adapter_folder(folder):
+        raise ModelError(
+            f"peft.from_adapter: expected a PEFT folder with adapter_config.json, or a run folder, found neither in "
+            f"{str(folder)!r}."
+        )
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
+            list(file.keys())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
+        raise ModelError(
+            f"peft.from_adapter: the adapter in {str(folder)!r} is incomplete or damaged ({first_line(error)}); "
+            "export it again."
+        ) from error
+    if hasattr(config, "total_step"):
+        raise ModelError(
+            f"peft.from_adapter: {str(folder)!r} holds an adapter whose ranks were pruned, which cannot be trained on; "
+            "start a new one with peft=adalora."
+        )
+    if changes_the_base(config):
+        raise ModelError(
+            f"peft.from_adapter: {str(folder)!r} ({initialization(config)}) belongs to changed base weights; "
+            "save it as plain LoRA first, as runs of tunelab do (PEFT: path_initial_model_for_weight_conversion)."
+        )
+    refuse_unsupported(config)
+    config.inference_mode = False
     return config
 
 
@@ -64,33 +130,72 @@ def trains_b_matrices(config: PeftConfig | None) -> bool:
     return isinstance(config, LoraConfig)
 
 
-def attach_adapter(model: PreTrainedModel, config: PeftConfig | None, seed: int) -> CausalLM:
+def attach_adapter(
+    model: PreTrainedModel, config: PeftConfig | None, seed: int, start: Start | None = None
+) -> CausalLM:
     """Wrap `model` with a fresh adapter initialised from `seed`; without a config every weight becomes trainable.
 
     Adapter weights are float32 whatever the base is stored in; a quantised base is frozen and its norms made float32.
 
     Raises:
-        ModelError: the adapter names no module of this model.
+        ModelError: the adapter names no module of this model, or does not fit it.
     """
+    start = start or Start()
     torch.manual_seed(seed)  # adapters are initialised when they are created
     if config is None:
-        return model.float().requires_grad_(True)
+        return _unfreeze(model.float(), start.tuning.num_layers)
     model = ready_for_adapter(model)
+    folder = start.tuning.folder
+    wrapped = load_adapter(model, folder, trainable=True) if folder else _new_adapter(model, config, start.batches)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    if folder is None:
+        remember_start(wrapped, config)
+    add_low_rank_in_place(wrapped)
+    return wrapped.train()
+
+
+def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[Batch]) -> PeftModel:
+    """Raises ModelError where the adapter fits no module."""
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
-    names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    config, name = copy.copy(config), initialization(config)
+    names = sorted({path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
+            if needs_examples(config):
+                config = _maybe_include_all_linear_layers(config, model)
+                look_at_examples(model, cast(LoraConfig, config), batches)
+            if name == "loftq":
+                vars(config).update(init_lora_weights=True, loftq_config={})  # starts as usual, and is replaced below
             wrapped = get_peft_model(model, config)
+            finish_initialization(wrapped, name, batches)
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
         raise ModelError(
             f"peft: the adapter does not fit this model ({first_line(error)}); "
             f"its linear modules are {', '.join(names)}."
         ) from error
     _require_targets(wrapped, getattr(config, "target_modules", None))
-    add_low_rank_in_place(wrapped)
-    return cast(PeftModel, wrapped.train())
+    return wrapped
+
+
+def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel:
+    """Train everything, or the last `num_layers` decoder layers."""
+    if num_layers is None:
+        return model.requires_grad_(True)
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    layers = max(lists, key=len, default=torch.nn.ModuleList())
+    if num_layers > len(layers):
+        raise ModelError(
+            f"peft.num_layers: expected at most the {len(layers)} decoder layers of this model, found {num_layers}; "
+            f"set peft.num_layers={len(layers)}, or peft=none to train everything."
+        )
+    model.requires_grad_(False)
+    for layer in layers[-num_layers:]:
+        layer.requires_grad_(True)
+    return model
 
 
 def _require_targets(model: Any, wanted: object) -> None:
@@ -120,8 +225,8 @@ def is_adapter_folder(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """Put the adapter of a PEFT folder on `model`.
+def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:
+    """Put the adapter of a PEFT folder on `model`, frozen unless `trainable`.
 
     Raises:
         ModelError: the folder holds no adapter, or one made for another base model.
@@ -131,7 +236,9 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
-            loaded = PeftModel.from_pretrained(ready_for_adapter(model), str(folder), use_safetensors=True)
+            loaded = PeftModel.from_pretrained(
+                ready_for_adapter(model), str(folder), is_trainable=trainable, use_safetensors=True
+            )
         _require_all_weights(loaded, folder)
     except (RuntimeError, ValueError, OSError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
@@ -157,9 +264,12 @@ def ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def skip_input_casts(model: CausalLM) -> None:
-    """Stop PEFT from copying every adapter input to float32: under autocast the copy is cast straight back."""
+    """Stop PEFT from copying every LoRA input to float32: under autocast the copy is cast straight back.
+
+    Other adapters do more than matrix products, some of which (Fourier transforms) half types do not have.
+    """
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, LoraLayer):
             setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010 (a plain attribute of PEFT's, untyped)
 
 

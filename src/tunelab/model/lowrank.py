@@ -8,6 +8,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from peft.tuners.adalora.layer import AdaLoraLayer
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -19,7 +20,8 @@ def add_low_rank_in_place(model: nn.Module) -> int:
     It serves training with one adapter without dropout, bias or variant (DoRA, …); every call decides anew, so that
     disabling, merging, adding an adapter and evaluation are PEFT's own forward.
     """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and isinstance(m.get_base_layer(), nn.Linear)]
+    adapted = [m for m in model.modules() if isinstance(m, LoraLayer) and isinstance(m.get_base_layer(), nn.Linear)]
+    layers = [m for m in adapted if not isinstance(m, AdaLoraLayer)]  # a product of three
     for layer in layers:
         layer.forward = MethodType(_forward, layer)
     return len(layers)

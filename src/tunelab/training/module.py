@@ -17,6 +17,7 @@ from tunelab.data.records import TokenizedExample
 from tunelab.errors import CheckpointError, ModelError, TunelabError
 from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM
+from tunelab.model.budget import add_regularizer_gradients, budget_state, prune_ranks, restore_budget
 from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, set_learning_rate
@@ -79,6 +80,7 @@ class CausalLMModule(pl.LightningModule):
                 "lower optim.lr, lengthen optim.warmup_fraction, or set trainer.precision=fp32."
             )
         optimizer.step()  # calls on_before_optimizer_step first
+        prune_ranks(self.model, batch.step + 1)
         optimizer.zero_grad(set_to_none=True)
         return {
             "train/loss": loss,
@@ -93,6 +95,7 @@ class CausalLMModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Measure the norm of the whole step's gradient, and clip by it."""
+        add_regularizer_gradients(self.model)
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         limit = self._settings.optim.max_grad_norm
         self._grad_norm = torch.nn.utils.clip_grad_norm_(trained, math.inf if limit is None else limit)
@@ -208,6 +211,11 @@ class CausalLMModule(pl.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: t for name, t in super().state_dict(*args, **kwargs).items() if name in trained}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what an adapter that prunes its ranks remembers of earlier steps."""
+        if (state := budget_state(self.model)) is not None:
+            checkpoint["rank_budget"] = state
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint whose parameters are not exactly those this run trains."""
         own, found = self.state_dict(), checkpoint["state_dict"]
@@ -217,6 +225,7 @@ class CausalLMModule(pl.LightningModule):
                 f"the checkpoint does not belong to this model and adapter: {len(odd)} parameters differ, first "
                 f"{odd[0]!r}; resume with the configuration the run was started with."
             )
+        restore_budget(self.model, checkpoint.get("rank_budget"))
 
 
 def detached(sums: TokenSums) -> TokenSums:

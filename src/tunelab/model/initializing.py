@@ -1,0 +1,183 @@
+"""Adapters that start elsewhere than at zero: from training examples, or from a part of the base weights.
+
+PiSSA, OLoRA, CorDA and LoRA-GA take what the adapter starts with out of the base weights. Such an adapter is right only
+on that changed base, so `as_plain_lora` gives it back before it is measured and exported.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, initialize_lora_eva_weights
+from peft.tuners.lora.corda import preprocess_corda
+from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.loraga import preprocess_loraga
+from peft.utils.integrations import dequantize_bnb_weight
+from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
+from transformers import PreTrainedModel
+
+from tunelab.errors import ConfigError
+from tunelab.model.attention import DENSE, attention_implementation
+
+Batch = Mapping[str, torch.Tensor]  # arguments of the model, labels included; one example each
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga")
+NEED_EXAMPLES = ("eva", "corda", "lora_ga")
+EVA_ROWS = 8  # examples at a time: the decomposition wants more tokens than directions
+
+
+def initialization(config: PeftConfig | None) -> str:
+    """The method by which LoRA starts, in small letters; empty for the usual one and for other adapters."""
+    chosen = config.init_lora_weights if isinstance(config, LoraConfig) else None
+    return chosen.lower() if isinstance(chosen, str) else ""
+
+
+def needs_examples(config: PeftConfig | None) -> bool:
+    """True where the start is computed from training examples."""
+    return initialization(config).startswith(NEED_EXAMPLES)
+
+
+def changes_the_base(config: PeftConfig | None) -> bool:
+    """True where attaching the adapter takes its start out of the base weights."""
+    return initialization(config).startswith(CHANGE_THE_BASE)
+
+
+def check_initialization(config: PeftConfig | None, num_examples: int, quantization: str) -> None:
+    """Refuse, before the weights, a start that cannot be made.
+
+    Raises:
+        ConfigError: it needs examples and gets none, gets some and needs none, or does not go with the quantisation.
+    """
+    if needs_examples(config) != bool(num_examples):
+        expected = (
+            "at least 1, which this initialisation looks at" if needs_examples(config) else "none for this method"
+        )
+        raise ConfigError(
+            f"peft.num_calibration_examples: expected {expected}, found {num_examples}; "
+            f"{'set peft.num_calibration_examples=256' if needs_examples(config) else 'remove it'}."
+        )
+    if changes_the_base(config) and quantization != "none":
+        raise ConfigError(
+            f"model.quantization: expected none, found {quantization!r}: {initialization(config)} takes its start "
+            "out of the base weights, which cannot be quantised then; set model.quantization=none, or use peft=loftq."
+        )
+    if initialization(config) == "loftq" and getattr(config, "loftq_config", {}).get("loftq_iter", 1) != 1:
+        raise ConfigError("peft.loftq_config: expected loftq_iter=1, the only number there is here; remove the key.")
+    if initialization(config) == "loftq" and quantization != "nf4":
+        raise ConfigError(
+            f"model.quantization: expected nf4, whose error LoftQ starts from, found {quantization!r}; "
+            "set model.quantization=nf4."
+        )
+
+
+def look_at_examples(model: PreTrainedModel, config: LoraConfig, batches: Sequence[Batch]) -> None:
+    """Before the adapter is made: collect what CorDA (inputs) and LoRA-GA (gradients) start from."""
+    name = initialization(config)
+    if not name.startswith(("corda", "lora_ga")):
+        return
+    training = model.training
+    with attention_implementation(model, DENSE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")  # PEFT's own, which only counts
+        if name.startswith("corda"):
+            preprocess_corda(model, config, run_model=lambda: _run(model, batches))
+        else:
+            preprocess_loraga(model, config, train_step=lambda: _run(model, batches, backward=True))
+    model.train(training)
+
+
+def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch]) -> None:
+    """After the adapter is made: EVA decomposes the inputs of its layers, LoftQ the error of the quantised weights."""
+    if name == "eva":
+        rows = [_stacked(batches[i : i + EVA_ROWS]) for i in range(0, len(batches), EVA_ROWS)]
+        base: Any = model.get_base_model()
+        with attention_implementation(base, DENSE):
+            initialize_lora_eva_weights(model.eval(), rows, gather_distributed_inputs=False, show_progress_bar=False)
+    if name == "loftq":
+        folder = str(cast(Any, model.get_base_model()).config._name_or_path)
+        _start_as_error(model, _SafetensorLoader(model, folder if Path(folder).is_dir() else None))  # None: cached
+
+
+@torch.no_grad()
+def _start_as_error(model: PeftModel, exact: Any) -> None:
+    """LoftQ with one iteration: B A is the best approximation, at its rank, of what quantising a weight lost.
+
+    PEFT's own function for this needs CUDA.
+    """
+    layers: list[tuple[str, Any]] = [
+        (n, module) for n, module in model.named_modules() if isinstance(module, LoraLayer)
+    ]
+    for name, layer in layers:
+        stored: torch.Tensor = dequantize_bnb_weight(layer.get_base_layer().weight).float()
+        weight: torch.Tensor = exact.get_tensor(f"{name.removeprefix('base_model.model.')}.weight")
+        lost = weight.to(stored.device, torch.float32) - stored
+        left, values, right = torch.linalg.svd(lost, full_matrices=False)
+        rank = layer.r["default"]
+        roots = (values[:rank] / layer.scaling["default"]).sqrt()
+        layer.lora_A["default"].weight.copy_(roots[:, None] * right[:rank])
+        layer.lora_B["default"].weight.copy_(left[:, :rank] * roots)
+
+
+def remember_start(model: PeftModel, config: PeftConfig) -> None:
+    """Keep a copy of what was taken out of the base; it moves with the model and is never saved."""
+    if not changes_the_base(config):
+        return
+    for layer in _layers(model):
+        for part in ("A", "B"):
+            start = getattr(layer, f"lora_{part}")["default"].weight.detach().clone()
+            layer.register_buffer(f"start_{part}", start, persistent=False)
+
+
+@torch.no_grad()
+def as_plain_lora(model: Any) -> bool:
+    """Turn an adapter on a changed base into one of twice the rank on the ordinary base; True where there was one.
+
+    With the base W - s B0 A0 and the adapter s B A, the model is W + s [B, -B0] [A; A0]: the same function, in ordinary
+    LoRA that any tool adds to the ordinary base. In place.
+    """
+    layers = [layer for layer in _layers(model) if hasattr(layer, "start_A")]
+    for layer in layers:
+        base, scaling = layer.get_base_layer().weight, layer.scaling["default"]
+        start_a, start_b = layer.start_A.float(), layer.start_B.float()
+        base.copy_((base.float() + scaling * start_b @ start_a).to(base.dtype))
+        first, second = layer.lora_A["default"], layer.lora_B["default"]
+        first.weight = torch.nn.Parameter(torch.cat([first.weight, start_a]), requires_grad=False)
+        second.weight = torch.nn.Parameter(torch.cat([second.weight, -start_b], dim=1), requires_grad=False)
+        first.out_features = second.in_features = layer.r["default"] = 2 * layer.r["default"]
+        del layer.start_A, layer.start_B
+    if layers:
+        _double_rank(model.peft_config["default"])
+    return bool(layers)
+
+
+def _double_rank(config: LoraConfig) -> None:
+    """Twice the rank at the same scaling: alpha / r, or alpha / sqrt(r) where that is asked for."""
+    growth = 2**0.5 if config.use_rslora else 2
+    ranks, alphas = dict(config.rank_pattern or {}), dict(config.alpha_pattern or {})
+    config.rank_pattern = {key: 2 * rank for key, rank in ranks.items()}
+    config.alpha_pattern = {key: growth * alpha for key, alpha in alphas.items()}
+    config.r, config.lora_alpha = 2 * config.r, growth * config.lora_alpha  # pyright: ignore[reportAttributeAccessIssue]
+    config.init_lora_weights = True
+    config.corda_config = config.lora_ga_config = None
+
+
+def _layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def _run(model: Any, batches: Sequence[Batch], backward: bool = False) -> None:
+    for batch in batches:
+        output = model(**batch, use_cache=False)
+        if backward:
+            output.loss.backward()
+
+
+def _stacked(batches: Sequence[Batch]) -> dict[str, torch.Tensor]:
+    """One right-padded batch of several examples; padding is masked, and its labels say so too."""
+    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+    return {
+        name: torch.nn.utils.rnn.pad_sequence(
+            [batch[name][0] for batch in batches], batch_first=True, padding_value=fill[name]
+        )
+        for name in fill
+    }
