@@ -19,7 +19,7 @@ from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPr
 from transformers import PreTrainedModel
 
 from tunelab.errors import ConfigError
-from tunelab.model.attention import DENSE, attention_implementation
+from tunelab.model.attention import attention_implementation, dense_implementation
 
 Batch = Mapping[str, torch.Tensor]  # arguments of the model, labels included; one example each
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga")
@@ -77,7 +77,7 @@ def look_at_examples(model: PreTrainedModel, config: LoraConfig, batches: Sequen
     if not name.startswith(("corda", "lora_ga")):
         return
     training = model.training
-    with attention_implementation(model, DENSE), warnings.catch_warnings():
+    with attention_implementation(model, dense_implementation(model)), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Full backward hook is firing")  # PEFT's own, which only counts
         if name.startswith("corda"):
             preprocess_corda(model, config, run_model=lambda: _run(model, batches))
@@ -91,7 +91,7 @@ def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch])
     if name == "eva":
         rows = [_stacked(batches[i : i + EVA_ROWS]) for i in range(0, len(batches), EVA_ROWS)]
         base: Any = model.get_base_model()
-        with attention_implementation(base, DENSE):
+        with attention_implementation(base, dense_implementation(base)):
             initialize_lora_eva_weights(model.eval(), rows, gather_distributed_inputs=False, show_progress_bar=False)
     if name == "loftq":
         folder = str(cast(Any, model.get_base_model()).config._name_or_path)
