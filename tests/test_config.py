@@ -19,7 +19,11 @@ from tunelab.suggesting import FOREIGN_KEYS, did_you_mean
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = ("model", "peft", "data", "trainer", "optim", "objective", "evaluation", "logger", "experiment")
 GROUP_FILES = sorted(path for group in GROUPS for path in (CONF / group).glob("*.yaml"))
-NEEDS = {"data=file": ["data.path=rows.jsonl"], "experiment=gsm8k": ["data.path=rows.jsonl"]}
+NEEDS = {
+    "data=file": ["data.path=rows.jsonl"],
+    "experiment=gsm8k": ["data.path=rows.jsonl"],
+    "peft=trainable_tokens": ["peft.token_indices=[3,4]"],
+}
 
 
 def saved(config: RunConfig, folder: Path) -> RunConfig:

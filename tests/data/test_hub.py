@@ -27,6 +27,8 @@ class Hub:
             huggingface_hub.HfApi, "dataset_info", lambda api, name, **options: self.info(name, options)
         )
         monkeypatch.setattr(datasets, "load_dataset", self.load)
+        for owner in (datasets.config, huggingface_hub.constants):  # whatever HF_HUB_OFFLINE says outside
+            monkeypatch.setattr(owner, "HF_HUB_OFFLINE", False)
 
     def info(self, name, options):
         assert options["timeout"] <= 10
