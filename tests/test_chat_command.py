@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from exported_runs import plainly, write_run
+from model.families import miniature
 from transformers import AutoTokenizer
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -87,6 +88,14 @@ def test_greedy_is_what_evaluation_generates(run_folder, model_folder):
         base = [done.token_ids for done in generate(model, prompts, **arguments)]
         assert [streamed(prompt) for prompt in prompts] == base
     assert base != tuned
+
+
+def test_a_recurrent_model_answers_over_its_own_cache():
+    model, prompt = miniature("mamba"), [5, 9, 30, 77]
+    arguments = {"max_new_tokens": 8, "batch_tokens": 10**6, "end_token_ids": [1], "pad_token_id": 0}
+    with inference(model):
+        found = list(stream(model, prompt, 8, [1], make_chooser(0, 1, 0)))
+    assert found == generate(model, [prompt], **arguments)[0].token_ids
 
 
 def test_sampling_follows_the_nucleus_and_the_seed():

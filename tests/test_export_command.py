@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY
 from exported_runs import IDS, LORA, plainly, write_adapter, write_run
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from tunelab import exporting, merge
@@ -198,6 +198,12 @@ def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_pa
     model = ModelConfig(path=str(model_folder))
     with pytest.raises(ModelError, match="expected plain LoRA adapters, found one with use_dora"):
         exported(model=model, adapters=[str(pair[0]), str(dora)])
+    weights = load_file(dora / "adapter_model.safetensors")
+    some = {name: weights[name] for name in sorted(weights) if "layers.0" in name and "magnitude" not in name}
+    half = write_adapter(model_folder, tmp_path / "half")
+    save_file(some, half / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"half' is incomplete \(.* of its weights are missing"):
+        exported(model=model, adapters=[str(pair[0]), str(half)])
     with pytest.raises(ConfigError, match=r"set density=0\.5"):
         ExportConfig(to="x", adapters=["a", "b"], combination=Combination.ties)
     with pytest.raises(ConfigError, match="weights: expected one for each of 2 adapters, found 1"):

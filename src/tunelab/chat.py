@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -19,7 +19,7 @@ from tunelab.evaluation.generating import inference
 from tunelab.evaluation.streaming import TextPieces, make_chooser, stream
 from tunelab.model.adapter import CausalLM, base_of, load_adapter, ready_for_adapter, skip_input_casts
 from tunelab.model.generation import base_generation_config
-from tunelab.model.loading import check_base_model, load_base_model, load_unquantized
+from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
 from tunelab.model.matching import read_adapter_config
 from tunelab.model.tokenizer import end_token_ids, token_id
 from tunelab.opening import Subject, open_subject
@@ -141,8 +141,8 @@ def _load(subject: Subject, voice: Voice) -> list[Side]:
     """Base and tuned, on one copy of the base where the tuned one is an adapter."""
     base = load_base_model(subject.run.model, voice.device)
     if subject.whole is not None:
-        tuned = replace(subject.run.model, path=str(subject.whole), revision=None)
-        return [Side("base", base, False), Side("tuned", load_unquantized(tuned, voice.device), False)]
+        tuned = load_base_model(tuned_as_base(subject.run.model, subject.whole), voice.device)
+        return [Side("base", base, False), Side("tuned", tuned, False)]
     if not subject.adapters:
         return [Side("base", base, False)]
     model = load_adapter(ready_for_adapter(base), subject.adapters[0])

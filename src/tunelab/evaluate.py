@@ -11,7 +11,6 @@ from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import (
-    DType,
     EvaluateConfig,
     EvaluationConfig,
     ObjectiveConfig,
@@ -34,7 +33,7 @@ from tunelab.model.adapter import (
     ready_for_adapter,
     skip_input_casts,
 )
-from tunelab.model.loading import load_base_model
+from tunelab.model.loading import load_base_model, tuned_as_base
 from tunelab.model.matching import check_adapter
 from tunelab.model.new_tokens import require_known_tokens
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
@@ -118,9 +117,8 @@ def _measure(
         base = None
         if run.evaluation.base:
             base = _measure_one(load_base_model(run.model, prepared.device), run, prepared, examples, console)
-        # What was trained is float32, as it was while it trained.
-        tuned = replace(run.model, path=str(adapter), revision=None, dtype=DType.float32, new_tokens=[])
-        return base, _measure_one(load_base_model(tuned, prepared.device), run, prepared, examples, console)
+        tuned = load_base_model(tuned_as_base(run.model, adapter), prepared.device)
+        return base, _measure_one(tuned, run, prepared, examples, console)
     base_model = ready_for_adapter(load_base_model(run.model, prepared.device))
     measure = prove_shortcuts(run, prepared, base_model, console)
     base = measure(base_model, examples) if run.evaluation.base else None  # before the adapter: some change the base

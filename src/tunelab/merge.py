@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tunelab.evaluation.generating import inference
 from tunelab.model.adapter import CausalLM, load_adapter, ready_for_adapter, skip_input_casts
 from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import base_generation_config
-from tunelab.model.loading import check_base_model, load_base_model, load_unquantized
+from tunelab.model.loading import check_base_model, load_base_model, load_unquantized, tuned_as_base
 from tunelab.model.merging import merge_adapter, reload_model, stored_dtype, write_model
 from tunelab.opening import Subject
 from tunelab.preflight import prepare
@@ -117,7 +117,7 @@ def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None]
     precision = resolve_precision(run.trainer.precision, device)
     examples = _examples(merging)
     probes = _probes(subject, examples)
-    source = subject.run.model if subject.whole is None else _whole(subject)
+    source = tuned_as_base(subject.run.model, subject.whole) if subject.whole else subject.run.model
     dtype = stored_dtype(merging.dtype, check_base_model(source, len(subject.tokenizer)))
     audit()
     name = str(dtype).removeprefix("torch.")
@@ -186,11 +186,6 @@ def _require(difference: float, dtype: torch.dtype, what: str, other: str) -> No
         )
 
 
-def _whole(subject: Subject) -> ModelConfig:
-    """The fully tuned model as a base; it lies in a folder of its own."""
-    return replace(subject.run.model, path=str(subject.whole), revision=None, quantization=Quantization.none)
-
-
 def _examples(merging: Merging) -> list[TokenizedExample]:
     """What the models are compared on; empty where that is not wanted, or no data are named."""
     run = merging.subject.run
@@ -240,7 +235,7 @@ def _as_trained(merging: Merging, precision: Precision, device: torch.device) ->
     """Base and adapter as the run had them, the base quantised where it was."""
     subject = merging.subject
     if subject.whole is not None:
-        return load_unquantized(_whole(subject), device)
+        return load_base_model(tuned_as_base(subject.run.model, subject.whole), device)
     base = ready_for_adapter(load_base_model(subject.run.model, device))
     model = combine(base, merging.mixture) if merging.mixture else load_adapter(base, subject.adapters[0])
     if precision is not Precision.fp32:

@@ -67,6 +67,7 @@ def on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snapshot / "model.safetensors").unlink()
     BASE_MODELS["mistral7b"].config.save_pretrained(snapshot)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # else optional files are asked for again
 
 
 def test_the_command_reaches_the_weights(on_the_hub, overrides: list[str], compose_config, tmp_path: Path, monkeypatch):

@@ -11,12 +11,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab.compose import dump_config, load_config
-from tunelab.config import DType, EvaluateConfig, ModelConfig, Quantization, forget_reads
+from tunelab.config import DType, EvaluateConfig, ExportConfig, ExportKind, ModelConfig, Quantization, forget_reads
 from tunelab.errors import ConfigError, ModelError
 from tunelab.evaluate import evaluate
+from tunelab.exporting import export
 from tunelab.finetune import fine_tune
 from tunelab.model.adapter import attach_adapter, build_peft_config, load_adapter, ready_for_adapter
-from tunelab.model.loading import check_base_model, load_base_model
+from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
 from tunelab.model.new_tokens import new_token_ids, require_known_tokens, train_new_tokens
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.run import RunFolder
@@ -129,6 +130,11 @@ def test_full_fine_tuning_exports_the_larger_model(run):
     config = load_config(folder.path / "config.yaml")
     again = evaluate(EvaluateConfig(run=str(folder.path)), config, RunFolder(folder.path), [])
     assert again == {name: value for name, value in recorded.items() if "test/" in name}
+    loaded = load_base_model(tuned_as_base(config.model, folder.adapter), CPU)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+    goal = folder.path / "whole"
+    export(ExportConfig(run=str(folder.path), to=str(goal), kind=ExportKind.merged), config, RunFolder(folder.path), [])
+    assert AutoModelForCausalLM.from_pretrained(goal).config.vocab_size == len(tokenizer)
 
 
 def test_prepared_data_is_kept_apart_by_tokens(tiny_config, base_folder: Path, tmp_path: Path):

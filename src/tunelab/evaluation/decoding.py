@@ -109,8 +109,8 @@ class _State:
         self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
         longest = max(len(request.prompt_ids) + request.num_new_tokens for request in batch)
         self.last_position = num_virtual + longest - 1
-        self.cache = _reserved_cache(causal_lm, self.num_seen + num_new)
-        self._cache_name = _cache_name(causal_lm)
+        self.cache = reserved_cache(causal_lm, self.num_seen + num_new)
+        self._cache_name = cache_name(causal_lm)
         self.tokens = {"input_ids": input_ids}
         if in_cache:
             _fill(self.cache, prompt_cache(model, num_rows))
@@ -157,7 +157,7 @@ def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
     return output.logits[:, -1].argmax(-1)
 
 
-def _cache_name(causal_lm: PreTrainedModel) -> str:
+def cache_name(causal_lm: PreTrainedModel) -> str:
     """The argument that takes the cache. Under another name it would be ignored, and every completion wrong."""
     parameters = inspect.signature(causal_lm.forward).parameters
     for name in ("past_key_values", "cache_params"):
@@ -169,7 +169,7 @@ def _cache_name(causal_lm: PreTrainedModel) -> str:
     )
 
 
-def _reserved_cache(causal_lm: PreTrainedModel, capacity: int) -> DynamicCache:
+def reserved_cache(causal_lm: PreTrainedModel, capacity: int) -> DynamicCache:
     """The cache transformers would make for this model, its plain layers replaced by reserved ones."""
     cache = DynamicCache(config=causal_lm.config)
     cache.layers = [ReservedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]

@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from tunelab.evaluation.decoding import ReservedLayer
+from tunelab.evaluation.decoding import cache_name, reserved_cache
+from tunelab.model.adapter import CausalLM, base_of
 
 Chooser = Callable[[torch.Tensor], int]
 
 
 def stream(
-    model: torch.nn.Module, prompt_ids: Sequence[int], num_new_tokens: int, ends: Sequence[int], choose: Chooser
+    model: CausalLM, prompt_ids: Sequence[int], num_new_tokens: int, ends: Sequence[int], choose: Chooser
 ) -> Iterator[int]:
     """Yield the ids that `model` writes after a prompt, without the end token.
 
@@ -22,21 +21,19 @@ def stream(
     """
     causal_lm: Any = model
     device = next(model.parameters()).device
-    config = causal_lm.config
-    cache = DynamicCache(config=config)
-    room = len(prompt_ids) + num_new_tokens
-    cache.layers = [ReservedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    name, cache = cache_name(base_of(model)), reserved_cache(base_of(model), len(prompt_ids) + num_new_tokens)
     ids = torch.tensor([list(prompt_ids)], device=device)
     num_seen = 0
     for _ in range(num_new_tokens):
         first, num_seen = num_seen, num_seen + ids.shape[1]
+        recurrent = name == "cache_params" and first > 0  # such layers take a mask for the prompt alone
         logits = causal_lm(
             input_ids=ids,
-            attention_mask=ids.new_ones(1, num_seen),
+            attention_mask=None if recurrent else ids.new_ones(1, num_seen),
             position_ids=torch.arange(first, num_seen, device=device)[None],
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{name: cache},
         ).logits[0, -1]
         token = choose(logits)
         if token in ends:

@@ -239,17 +239,21 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
             loaded = PeftModel.from_pretrained(
                 ready_for_adapter(model), str(folder), is_trainable=trainable, use_safetensors=True
             )
-        _require_all_weights(loaded, folder)
+        require_all_weights(loaded, folder)
     except (RuntimeError, ValueError, OSError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
     check_prompt_method(loaded.active_peft_config)
     return loaded
 
 
-def _require_all_weights(model: PeftModel, folder: Path) -> None:
-    """PEFT only warns of weights that a file lacks, and leaves them as they were initialised."""
+def require_all_weights(model: PeftModel, folder: Path, name: str = "default") -> None:
+    """PEFT only warns of weights that a file lacks, and leaves them as they were initialised.
+
+    Raises:
+        ValueError: the adapter `name` of `model` has weights that `folder` lacks, or that are no numbers.
+    """
     given = load_peft_weights(str(folder), device="cpu")
-    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     if wanted - given.keys():
         raise ValueError(f"{len(wanted - given.keys())} of its weights are missing, first {min(wanted - given.keys())}")
     odd = [name for name, tensor in given.items() if not torch.isfinite(tensor).all()]

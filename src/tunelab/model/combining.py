@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Combination
 from tunelab.errors import ConfigError, ModelError, first_line
+from tunelab.model.adapter import require_all_weights
 
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 
@@ -60,10 +61,12 @@ def combine(base: PreTrainedModel, mixture: Mixture) -> PeftModel:
     options: dict[str, Any] = {} if mixture.density is None else {"density": mixture.density}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
             model: Any = PeftModel.from_pretrained(base, str(mixture.folders[0]), names[0], use_safetensors=True)
             for name, folder in zip(names[1:], mixture.folders[1:], strict=True):
                 model.load_adapter(str(folder), name, use_safetensors=True)
+            for name, folder in zip(names, mixture.folders, strict=True):
+                _require_whole(model, name, folder)
             first = model.peft_config[names[0]]  # the new adapter takes over its settings …
             first.use_rslora = False  # … and would be scaled by them once more
             first.init_lora_weights = True  # … and would change the base
@@ -76,6 +79,13 @@ def combine(base: PreTrainedModel, mixture: Mixture) -> PeftModel:
     except (ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
         raise ModelError(f"adapters: they cannot be combined ({first_line(error)}); set combination=cat.") from error
     return cast(PeftModel, model)
+
+
+def _require_whole(model: PeftModel, name: str, folder: Path) -> None:
+    try:
+        require_all_weights(model, folder, name)
+    except ValueError as error:
+        raise ModelError(f"adapters: {str(folder)!r} is incomplete ({first_line(error)}); export it again.") from error
 
 
 def _plain_lora(config: PeftConfig, folder: Path) -> LoraConfig:

@@ -52,6 +52,18 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
     return architecture
 
 
+def tuned_as_base(config: ModelConfig, folder: Path) -> ModelConfig:
+    """A fully tuned model that was written to `folder`: float32, as it was while it trained, its new tokens in it."""
+    return replace(
+        config,
+        path=str(folder),
+        revision=None,
+        dtype=DType.float32,
+        quantization=Quantization.none,
+        new_tokens=[],
+    )
+
+
 def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedModel:
     """Load the weights onto `device`, in train mode (they arrive in eval mode), with rows for `config.new_tokens`.
 
