@@ -77,7 +77,7 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     if num_virtual_tokens(adapter):
         _check_prompt_training(config, adapter)
     if config.model.new_tokens:
-        check_new_tokens(adapter)
+        _check_new_tokens(config, adapter)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise _not_trainable(config.model.quantization.value)
     tuning = read_tuning(config.peft)
@@ -91,6 +91,17 @@ def _not_trainable(quantization: str) -> ConfigError:
         f"model.quantization: expected none for full fine-tuning (peft=none), found {quantization!r}; quantised "
         "weights cannot be trained: use peft=qlora, or peft=lora where the checkpoint itself is quantised."
     )
+
+
+def _check_new_tokens(config: RunConfig, adapter: PeftConfig | None) -> None:
+    tuning = read_tuning(config.peft)
+    for key, given in (("peft.num_layers", tuning.num_layers), ("peft.from_adapter", tuning.folder)):
+        if given is not None:
+            raise ConfigError(
+                f"model.new_tokens: expected none beside {key}, with which their embeddings would not be trained, "
+                f"found {config.model.new_tokens}; set model.new_tokens=[], or use peft=lora or peft=none."
+            )
+    check_new_tokens(adapter)
 
 
 def _check_prompt_training(config: RunConfig, adapter: PeftConfig | None) -> None:

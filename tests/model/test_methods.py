@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from peft import PeftModel
+from families import miniature
+from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.prompt_tuning import PromptTuningConfig
 from transformers import AutoModelForCausalLM
@@ -341,3 +342,26 @@ def test_half_an_adapter_is_refused(saved: Path, tmp_path: Path):
     (tmp_path / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match="is incomplete or damaged"):
         build_peft_config({**LORA, "from_adapter": str(tmp_path)})
+
+
+def test_virtual_tokens_are_not_trained_on(tmp_path: Path):
+    model = get_peft_model(miniature("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match=r"^peft\.from_adapter: .* holds virtual tokens"):
+        build_peft_config({**LORA, "from_adapter": str(tmp_path)})
+
+
+def test_a_start_taken_out_of_transposed_weights_comes_back():
+    """GPT-2 keeps its weights (in, out)."""
+    base = miniature("gpt2").eval()
+    ids, before = torch.arange(3, 20)[None], base.transformer.h[0].attn.c_attn.weight.detach().clone()
+    config = build_peft_config({**LORA, "r": 4, "init_lora_weights": "pissa", "target_modules": ["c_attn", "c_proj"]})
+    model = attach_adapter(base, config, seed=0).eval()
+    layer = model.get_base_model().transformer.h[0].attn.c_attn
+    with torch.no_grad():
+        layer.lora_B["default"].weight.add_(0.1)
+        assert (layer.get_base_layer().weight - before).abs().max() > 1e-3
+        expected = model(ids).logits
+        assert as_plain_lora(model)
+        torch.testing.assert_close(layer.get_base_layer().weight, before, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-3, atol=1e-3)

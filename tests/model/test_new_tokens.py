@@ -173,6 +173,10 @@ def test_a_tokenizer_too_large_for_its_model_stays_an_error(base_folder: Path):
             r"^model\.new_tokens: .*found PromptTuningConfig; use peft=lora",
         ),
         (
+            ["peft=last_layers", "~peft.r"],
+            r"^model\.new_tokens: expected none beside peft\.num_layers, with which their embeddings would not be",
+        ),
+        (
             ["+peft.trainable_token_indices=[3]"],
             r"^peft\.trainable_token_indices: expected null beside model",
         ),

@@ -110,6 +110,11 @@ def read_adapter_config(folder: Path) -> PeftConfig:
             f"peft.from_adapter: the adapter in {str(folder)!r} is incomplete or damaged ({first_line(error)}); "
             "export it again."
         ) from error
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"peft.from_adapter: {str(folder)!r} holds virtual tokens, which PEFT does not train on; start new ones "
+            "with peft=prompt_tuning."
+        )
     if hasattr(config, "total_step"):
         raise ModelError(
             f"peft.from_adapter: {str(folder)!r} holds an adapter whose ranks were pruned, which cannot be trained on; "

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from tunelab.config import Combination
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter import require_all_weights
+from tunelab.model.initializing import changes_the_base
 
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 
@@ -95,6 +96,8 @@ def _plain_lora(config: PeftConfig, folder: Path) -> LoraConfig:
         problem = type(config).__name__.removesuffix("Config")
     elif config.use_dora:
         problem = "one with use_dora"
+    elif changes_the_base(config):
+        problem = "one whose start was taken out of the base"
     elif config.bias != "none" or config.lora_bias:
         problem = "one with trained biases"
     elif config.modules_to_save or config.trainable_token_indices or config.target_parameters:

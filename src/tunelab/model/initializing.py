@@ -139,7 +139,10 @@ def as_plain_lora(model: Any) -> bool:
     for layer in layers:
         base, scaling = layer.get_base_layer().weight, layer.scaling["default"]
         start_a, start_b = layer.start_A.float(), layer.start_B.float()
-        base.copy_((base.float() + scaling * start_b @ start_a).to(base.dtype))
+        start = scaling * start_b @ start_a
+        base.copy_(
+            (base.float() + (start.T if getattr(layer, "fan_in_fan_out", False) else start)).to(base.dtype)
+        )  # GPT-2's are (in, out)
         first, second = layer.lora_A["default"], layer.lora_B["default"]
         first.weight = torch.nn.Parameter(torch.cat([first.weight, start_a]), requires_grad=False)
         second.weight = torch.nn.Parameter(torch.cat([second.weight, -start_b], dim=1), requires_grad=False)

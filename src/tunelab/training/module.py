@@ -80,7 +80,8 @@ class CausalLMModule(pl.LightningModule):
                 "lower optim.lr, lengthen optim.warmup_fraction, or set trainer.precision=fp32."
             )
         optimizer.step()  # calls on_before_optimizer_step first
-        prune_ranks(self.model, batch.step + 1)
+        if math.isfinite(self._grad_norm):  # else float16 skipped the step, and importance would be no number for good
+            prune_ranks(self.model, batch.step + 1)
         optimizer.zero_grad(set_to_none=True)
         return {
             "train/loss": loss,
