@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from transformers import PreTrainedModel
 
@@ -21,7 +21,7 @@ from tunelab.data.inspecting import render_examples
 from tunelab.data.pages import report_page
 from tunelab.data.preparing import report_table
 from tunelab.embedded import locate
-from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
+from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
 from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
 from tunelab.measuring import Measurement, prove_shortcuts
@@ -64,7 +64,7 @@ from tunelab.training.callbacks import (
 from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
-from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, start_trackers
+from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, log_samples, start_trackers
 from tunelab.training.module import CausalLMModule, StepSettings
 from tunelab.training.objective import has_plain_head
 from tunelab.training.trainer import build_trainer
@@ -296,20 +296,7 @@ def _show_samples(
     examples = [example for example in samples if can_be_completed(model, example.prompt_ids)]
     predictions = measure.predict(model, examples)
     session.console.print(sample_completions(predictions, with_prompts=is_first))
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for number, prediction in enumerate(predictions):
-                logger.experiment.add_text(f"samples/{number}", _markdown(prediction), step)
-
-
-def _markdown(prediction: Prediction) -> str:
-    parts = {name: getattr(prediction, name) for name in ("prompt", "reference", "completion")}
-    return "\n\n".join(f"**{name}**\n\n{_indented(text)}" for name, text in parts.items())
-
-
-def _indented(text: str) -> str:
-    """A Markdown code block: nothing in it is markup."""
-    return "\n".join(f"    {line}" for line in text.splitlines() or [""])
+    log_samples(trainer.loggers, predictions, step)
 
 
 def _conclude(

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 from tunelab.atomic import write_json
 from tunelab.components import build_component, resolve_target
 from tunelab.errors import ConfigError, first_line
+from tunelab.evaluation.evaluating import Prediction
 from tunelab.training.figures import records_up_to
 
 # Where each logger keeps its files, given the run folder. Any other logger gets no such argument.
@@ -148,3 +149,21 @@ def _write_again(logger: CSVLogger, records: list[dict[str, Any]]) -> None:
     for record in records:
         experiment.log_metrics({key: value for key, value in record.items() if key != "step"}, record["step"])
     experiment.save()
+
+
+def log_samples(loggers: Sequence[Logger], predictions: Sequence[Prediction], step: int) -> None:
+    """Sample completions as text, for those who show text: TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for number, prediction in enumerate(predictions):
+                logger.experiment.add_text(f"samples/{number}", _markdown(prediction), step)
+
+
+def _markdown(prediction: Prediction) -> str:
+    parts = {name: getattr(prediction, name) for name in ("prompt", "reference", "completion")}
+    return "\n\n".join(f"**{name}**\n\n{_indented(text)}" for name, text in parts.items())
+
+
+def _indented(text: str) -> str:
+    """A Markdown code block: nothing in it is markup."""
+    return "\n".join(f"    {line}" for line in text.splitlines() or [""])

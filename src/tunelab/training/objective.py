@@ -1,5 +1,6 @@
 """What is minimised: from a micro-batch to (nll_sum, token_count), projecting supervised positions only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,28 +34,31 @@ class SftObjective:
     def __call__(self, model: CausalLM, batch: MicroBatch) -> TokenSums:
         """Run `model` on `batch`. `nll_sum` carries gradients; the sums are those of `batch` alone."""
         keep, targets = supervised_positions(batch.labels)
-        if self.fused_head and has_plain_head(model):
-            head: Any = base_of(model).get_output_embeddings()
-            states = last_hidden_state(model, batch)[keep]
-            bias = getattr(head, "bias", None)
-            nll_sum, num_correct = linear_cross_entropy(states, head.weight, bias, targets, self.head_chunk_tokens)
-        else:
-            logits = supervised_logits(model, batch, keep)
-            nll_sum, num_correct = token_cross_entropy(logits, targets)
+        nll_sum, num_correct = self._project(model, batch, keep, targets, linear_cross_entropy, token_cross_entropy)
         count = torch.tensor(targets.numel(), device=targets.device)
         return TokenSums(nll_sum.double(), count, num_correct)
 
     def score_tokens(self, model: CausalLM, batch: MicroBatch) -> TokenScores:
         """The same for each supervised token apart, for figures of each example; without gradients."""
         keep, targets = supervised_positions(batch.labels)
-        if self.fused_head and has_plain_head(model):
-            head: Any = base_of(model).get_output_embeddings()
-            states = last_hidden_state(model, batch)[keep]
-            bias = getattr(head, "bias", None)
-            nll, is_correct = linear_token_scores(states, head.weight, bias, targets, self.head_chunk_tokens)
-        else:
-            nll, is_correct = token_scores(supervised_logits(model, batch, keep), targets)
+        nll, is_correct = self._project(model, batch, keep, targets, linear_token_scores, token_scores)
         return TokenScores(nll, is_correct, example_of_position(batch)[keep])
+
+    def _project(
+        self,
+        model: CausalLM,
+        batch: MicroBatch,
+        keep: torch.Tensor,
+        targets: torch.Tensor,
+        of_states: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+        of_logits: Callable[..., tuple[torch.Tensor, torch.Tensor]],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`of_states` of the last hidden states where the head may be taken apart, else `of_logits` of the logits."""
+        if not (self.fused_head and has_plain_head(model)):
+            return of_logits(supervised_logits(model, batch, keep), targets)
+        head: Any = base_of(model).get_output_embeddings()
+        states = last_hidden_state(model, batch)[keep]
+        return of_states(states, head.weight, getattr(head, "bias", None), targets, self.head_chunk_tokens)
 
 
 def has_plain_head(model: CausalLM) -> bool:
