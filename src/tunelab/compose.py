@@ -95,7 +95,8 @@ def command(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
             mend_streams()
             for name, node in SCHEMAS.items():
-                ConfigStore.instance().store(name=name, node=node)
+                if node is schema:  # no others: Hydra copies its whole store for every group of the help page
+                    ConfigStore.instance().store(name=name, node=node)
             try:
                 sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
                 main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
