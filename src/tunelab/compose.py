@@ -25,6 +25,8 @@ from tunelab.config import (
     ExportConfig,
     InspectConfig,
     PrepareConfig,
+    RatingsConfig,
+    ReviewConfig,
     RunConfig,
     Section,
     forget_reads,
@@ -34,7 +36,7 @@ from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, s
 from tunelab.process import interruptible, mend_streams
 from tunelab.suggesting import explain_unknown_key
 
-ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig, ExportConfig, ChatConfig)
+ConfigT = TypeVar("ConfigT", bound=Section)
 SCHEMAS: dict[str, type[Section]] = {
     "run_schema": RunConfig,
     "evaluate_schema": EvaluateConfig,
@@ -42,6 +44,8 @@ SCHEMAS: dict[str, type[Section]] = {
     "prepare_schema": PrepareConfig,
     "export_schema": ExportConfig,
     "chat_schema": ChatConfig,
+    "review_schema": ReviewConfig,
+    "ratings_schema": RatingsConfig,
 }
 
 # Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.

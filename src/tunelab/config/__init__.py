@@ -20,6 +20,10 @@ from tunelab.config.model import (
     ModelConfig,
     Quantization,
 )
+from tunelab.config.review import (
+    RatingsConfig,
+    ReviewConfig,
+)
 from tunelab.config.roots import (
     AnySplit,
     ChatConfig,
@@ -82,6 +86,8 @@ __all__ = [
     "PrepareConfig",
     "QualityConfig",
     "Quantization",
+    "RatingsConfig",
+    "ReviewConfig",
     "RunConfig",
     "Schedule",
     "Section",
