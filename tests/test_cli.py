@@ -49,17 +49,17 @@ def test_commands_are_listed_and_a_wrong_one_is_refused(run):
     shown = run("--help")
     assert shown.returncode == 0
     assert "inspect " in shown.stdout
-    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat"))
+    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat", "review", "ratings"))
     for arguments in ((), ("inspct",)):
         refused = run(*arguments)
         assert refused.returncode == 1
-        assert refused.stderr.startswith("error: expected a command (inspect, prepare, export, chat), found ")
+        assert refused.stderr.startswith("error: expected a command (inspect, prepare, export, chat, review, ratings), found ")
 
 
 HELP = """
 import sys
 from tunelab import cli
-for name in ("export", "chat"):
+for name in ("export", "chat", "review", "ratings"):
     sys.argv = ["tunelab", name, "--help"]
     try:
         cli.main()
@@ -69,7 +69,7 @@ print("IMPORTED", sorted(set(sys.modules) & {"torch", "transformers", "peft"}))
 """
 
 
-def test_help_of_export_and_chat_needs_no_torch(quiet_environment, tmp_path):
+def test_help_needs_no_torch(quiet_environment, tmp_path):
     command = [sys.executable, "-c", HELP]
     shown = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
     assert shown.returncode == 0, shown.stderr
