@@ -49,17 +49,19 @@ def test_commands_are_listed_and_a_wrong_one_is_refused(run):
     shown = run("--help")
     assert shown.returncode == 0
     assert "inspect " in shown.stdout
-    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat", "review", "ratings"))
+    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat", "review", "ratings", "judge"))
     for arguments in ((), ("inspct",)):
         refused = run(*arguments)
         assert refused.returncode == 1
-        assert refused.stderr.startswith("error: expected a command (inspect, prepare, export, chat, review, ratings), found ")
+        assert refused.stderr.startswith(
+            "error: expected a command (inspect, prepare, export, chat, review, ratings, judge), found "
+        )
 
 
 HELP = """
 import sys
 from tunelab import cli
-for name in ("export", "chat", "review", "ratings"):
+for name in ("export", "chat", "review", "ratings", "judge"):
     sys.argv = ["tunelab", name, "--help"]
     try:
         cli.main()

@@ -24,6 +24,7 @@ from tunelab.config import (
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
+    JudgeConfig,
     PrepareConfig,
     RatingsConfig,
     ReviewConfig,
@@ -46,6 +47,7 @@ SCHEMAS: dict[str, type[Section]] = {
     "chat_schema": ChatConfig,
     "review_schema": ReviewConfig,
     "ratings_schema": RatingsConfig,
+    "judge_schema": JudgeConfig,
 }
 
 # Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.

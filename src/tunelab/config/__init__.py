@@ -14,6 +14,9 @@ from tunelab.config.data import (
 from tunelab.config.evaluation import (
     EvaluationConfig,
 )
+from tunelab.config.judge import (
+    JudgeConfig,
+)
 from tunelab.config.model import (
     Attention,
     DType,
@@ -21,6 +24,7 @@ from tunelab.config.model import (
     Quantization,
 )
 from tunelab.config.review import (
+    PredictionsConfig,
     RatingsConfig,
     ReviewConfig,
 )
@@ -76,6 +80,7 @@ __all__ = [
     "ExportConfig",
     "ExportKind",
     "InspectConfig",
+    "JudgeConfig",
     "MixedSourceConfig",
     "ModelConfig",
     "Objective",
@@ -83,6 +88,7 @@ __all__ = [
     "OptimConfig",
     "OverLength",
     "Precision",
+    "PredictionsConfig",
     "PrepareConfig",
     "QualityConfig",
     "Quantization",

@@ -9,15 +9,15 @@ from rich.text import Text
 
 from tunelab import atomic
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import RatingsConfig, ReviewConfig, Split
+from tunelab.config import RatingsConfig, ReviewConfig
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.evaluation.preferences import Preference
 from tunelab.review.pages import comparison_page
-from tunelab.review.predictions import Reviewed, read_predictions
+from tunelab.review.predictions import open_predictions
 from tunelab.review.ratings import RatingsReport, read_key, read_ratings, summarise
 from tunelab.review.sheets import make_sheet, sheet_csv, sheet_page
-from tunelab.run import complete_folder, free_name, open_run_folder
+from tunelab.run import complete_folder, free_name
 from tunelab.terminal import RunConsole
 
 PAGE, KEY, SHEETS = "comparison.html", "rating_key.json", "rating"
@@ -29,12 +29,11 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
     Raises:
         TunelabError: the predictions cannot be used, or the folder cannot be made.
     """
-    paths = _paths(config)
-    models, examples = _chosen(*read_predictions(paths), config.models)
+    source, models, examples = open_predictions(config)
     page = comparison_page(" and ".join(models), models, examples, config.max_examples)
     has_sheet = config.sheet and len(models) == 2
     key, items = make_sheet(models, examples, config.num_items, config.seed) if has_sheet else (None, [])
-    folder = Path(config.to) if config.to else free_name(paths[0].parent / "review")
+    folder = Path(config.to) if config.to else free_name(source / "review")
     refuse_unread_keys(config, overrides)
     with complete_folder(folder) as staging:
         atomic.write_text(staging / PAGE, page)
@@ -66,33 +65,6 @@ def rate(config: RatingsConfig) -> None:
     console = RunConsole()
     console.print(_table(report))
     console.print(f"ratings      {path}", soft_wrap=True)
-
-
-def _paths(config: ReviewConfig) -> list[Path]:
-    if config.run is None:
-        return [Path(path) for path in config.predictions]
-    folder = Path(config.run)
-    if not folder.is_dir():
-        open_run_folder(config.run)  # its error
-    return [folder / ("predictions.jsonl" if config.split is Split.test else f"predictions-{config.split.value}.jsonl")]
-
-
-def _chosen(
-    models: Sequence[str], examples: Sequence[Reviewed], wanted: Sequence[str]
-) -> tuple[Sequence[str], Sequence[Reviewed]]:
-    unknown = [name for name in wanted if name not in models]
-    if unknown or len(wanted) == 1:
-        found = f"no {unknown[0]!r}" if unknown else "one"
-        raise ConfigError(
-            f"models: expected two or more of {', '.join(models)}, found {found}; set models=[<name>,<name>]."
-        )
-    if not wanted:
-        return models, examples
-    kept = [
-        Reviewed(each.id, each.prompt, each.reference, {name: each.written[name] for name in wanted})
-        for each in examples
-    ]
-    return wanted, kept
 
 
 def _sheets(names: Sequence[str]) -> list[Path]:

@@ -3,11 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunelab.errors import DataError
+from tunelab.config import PredictionsConfig, Split
+from tunelab.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,28 @@ class Reviewed:
     def are_alike(self) -> bool:
         """Whether all models wrote the same."""
         return len({each.completion for each in self.written.values()}) == 1
+
+
+def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[Reviewed]]:
+    """The folder of the (first) file of `config`, the models that it chooses, and what they wrote.
+
+    Raises:
+        TunelabError: a file cannot be used, or has no such model.
+    """
+    paths = [Path(path) for path in config.predictions]
+    if config.run is not None:
+        suffix = "" if config.split is Split.test else f"-{config.split.value}"
+        paths = [Path(config.run) / f"predictions{suffix}.jsonl"]
+    models, examples = read_predictions(paths)
+    unknown = [name for name in config.models if name not in models]
+    if unknown or len(config.models) == 1:
+        found = f"no {unknown[0]!r}" if unknown else "one"
+        raise ConfigError(
+            f"models: expected two or more of {', '.join(models)}, found {found}; set models=[<name>,<name>]."
+        )
+    names = config.models or models
+    kept = [replace(each, written={name: each.written[name] for name in names}) for each in examples]
+    return paths[0].parent, list(names), kept
 
 
 def read_predictions(paths: Sequence[Path]) -> tuple[list[str], list[Reviewed]]:
@@ -59,7 +82,9 @@ def read_predictions(paths: Sequence[Path]) -> tuple[list[str], list[Reviewed]]:
     shared = [key for key in first if all(key in other for other in others)]
     if not shared:
         raise DataError(f"{where}: expected models measured on the same examples, found none that all completed.")
-    examples = [_joined(first[key][0], {name: found[key][1] for name, found in models.items()}) for key in shared]
+    examples = [
+        replace(first[key][0], written={name: found[key][1] for name, found in models.items()}) for key in shared
+    ]
     return list(models), examples
 
 
@@ -107,7 +132,3 @@ def _scores(values: Any) -> dict[str, float]:
 
 def _say_the_same(one: Mapping[_Key, tuple[Reviewed, Written]], other: Mapping[_Key, tuple[Reviewed, Written]]) -> bool:
     return one.keys() == other.keys() and all(one[key][1].completion == other[key][1].completion for key in one)
-
-
-def _joined(example: Reviewed, written: Mapping[str, Written]) -> Reviewed:
-    return Reviewed(example.id, example.prompt, example.reference, written)
