@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tunelab.compose import dump_config
 from tunelab.config import ModelConfig, RunConfig
 from tunelab.model.adapter import attach_adapter, build_peft_config
-from tunelab.model.export import export_model
 from tunelab.model.loading import load_base_model
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 
 LORA = {"_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}

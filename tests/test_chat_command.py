@@ -14,7 +14,7 @@ from model.families import miniature
 from transformers import AutoTokenizer
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from tunelab.chat import chat, stoppable
+from tunelab.chat.conversing import chat, stoppable
 from tunelab.compose import load_config
 from tunelab.config import ChatConfig, DataConfig, ModelConfig, forget_reads
 from tunelab.data.preparing import prepare_data
@@ -176,7 +176,7 @@ def test_a_stopped_answer_leaves_the_session_as_it_was(talk, monkeypatch):
         count = iter(range(100))
         yield lambda: next(count) == 1
 
-    monkeypatch.setattr("tunelab.chat.stoppable", after_two_tokens)
+    monkeypatch.setattr("tunelab.chat.conversing.stoppable", after_two_tokens)
     stopped = talk(["zz", "/reset", "zz"], max_new_tokens=6, base=True).out
     monkeypatch.undo()
     assert len(stopped) < len(whole)

@@ -12,7 +12,6 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tunelab import exporting, merge
 from tunelab.compose import load_config, to_config
 from tunelab.config import (
     Combination,
@@ -30,11 +29,12 @@ from tunelab.data.records import Message, Role
 from tunelab.data.rendering import decide_template
 from tunelab.errors import CheckpointError, ConfigError, ModelError
 from tunelab.evaluate import evaluate
-from tunelab.exporting import export
+from tunelab.export import exporting, merge
+from tunelab.export.exporting import export
+from tunelab.export.serving import Served, ollama_template, serving_commands
 from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.run import open_run_folder
-from tunelab.serving import Served, ollama_template, serving_commands
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from tunelab.atomic import remove_stale, write_text
 from tunelab.audit import refuse_unread_keys
-from tunelab.card import run_card
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
 from tunelab.data.inspecting import render_examples
@@ -24,6 +23,7 @@ from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
 from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
+from tunelab.export.card import run_card
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
@@ -33,12 +33,12 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.budget import settle_ranks
-from tunelab.model.export import export_model
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.quantizing import quantization_report
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tunelab.audit import refuse_unread_keys
+from tunelab.chat.screen import Screen
 from tunelab.config import ChatConfig, Precision, Quantization, RunConfig, mark_read, to_plain
 from tunelab.data.prompting import Prompter
 from tunelab.data.records import Message, Role
@@ -22,9 +23,8 @@ from tunelab.model.generation import base_generation_config
 from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
 from tunelab.model.matching import read_adapter_config
 from tunelab.model.tokenizer import end_token_ids, token_id
-from tunelab.opening import Subject, open_subject
 from tunelab.run import RunFolder
-from tunelab.screen import Screen
+from tunelab.subject import Subject, open_subject
 from tunelab.terminal import quiet_libraries
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 

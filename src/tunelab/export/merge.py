@@ -23,8 +23,8 @@ from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import base_generation_config
 from tunelab.model.loading import check_base_model, load_base_model, load_unquantized, tuned_as_base
 from tunelab.model.merging import merge_adapter, reload_model, stored_dtype, write_model
-from tunelab.opening import Subject
 from tunelab.preflight import prepare
+from tunelab.subject import Subject
 from tunelab.training.doctor import TOLERANCE
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 

@@ -12,21 +12,21 @@ import torch
 
 from tunelab.atomic import write_json, write_text
 from tunelab.audit import refuse_unread_keys
-from tunelab.card import Card, read_method
 from tunelab.config import Combination, ExportConfig, ExportKind, RunConfig, mark_read, to_plain
 from tunelab.data.prompting import Prompter
 from tunelab.embedded import locate
 from tunelab.errors import CheckpointError, ConfigError
-from tunelab.merge import Merging, merge_and_compare
+from tunelab.export.card import Card, read_method
+from tunelab.export.merge import Merging, merge_and_compare
+from tunelab.export.serving import Served, modelfile, serving_commands
 from tunelab.model.combining import Mixture, check_mixture, combine
-from tunelab.model.export import export_model
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import load_unquantized
 from tunelab.model.matching import read_adapter_config, refuse_unmergeable
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import end_token_ids, token_id
-from tunelab.opening import Subject, open_subject
 from tunelab.run import RunFolder, complete_folder
-from tunelab.serving import Served, modelfile, serving_commands
+from tunelab.subject import Subject, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 
 # Beside the weights and the tokenizer, made anew for each export; of an adapter's folder they are not copied.
