@@ -313,7 +313,7 @@ def _conclude(
     settle_ranks(model)
     as_plain_lora(model)
     with folder.stage("export"):
-        add = partial(_describe, session, measure.end_token_ids(model))
+        add = partial(_describe, session, measure.ends)
         export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter, add)
     folder.summary.facts["best_step"] = best_step
     if prepared.data.test:

@@ -1,16 +1,25 @@
-"""Finds what a command is to work on: the base model, what was trained on it, and the template it was trained with."""
+"""What evaluate, export and chat work on: a base model and what was trained on it, found, checked and loaded."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunelab.config import ChatConfig, DataConfig, ExportConfig, RunConfig
+from tunelab.config import ModelConfig, Precision, RunConfig, SubjectConfig, mark_read
+from tunelab.data.prompting import Prompter
 from tunelab.data.rendering import ChosenTemplate, decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
 from tunelab.errors import ModelError
-from tunelab.model.adapter import is_adapter_folder
+from tunelab.model.adapter import CausalLM, is_adapter_folder, load_adapter, ready_for_adapter, skip_input_casts
+from tunelab.model.combining import Mixture, combine
+from tunelab.model.generation import completion_ends
+from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
 from tunelab.model.matching import check_adapter, check_vocabulary
+from tunelab.model.new_tokens import require_known_tokens
+from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_saved_tokenizer, load_tokenizer
 from tunelab.run import RunFolder
 
@@ -20,8 +29,9 @@ class Subject:
     """A base model and what was made of it.
 
     `run` holds model, data and precision, for one device of this machine; `folder` is that of the run which trained it,
-    where that is known. `adapters` are PEFT folders, checked against
-    the base; `whole` is a fully tuned model. `tokenizer` and `template` are those of training.
+    where that is known. `adapters` are PEFT folders, checked against the base; several are combined as `mixture` says.
+    `whole` is a fully tuned model. `tokenizer` is that of training, `template_name` what `decide_template` makes its
+    template of. `quantization` is that of the base, by the configuration or in its checkpoint.
     """
 
     run: RunConfig
@@ -29,53 +39,105 @@ class Subject:
     adapters: tuple[Path, ...]
     whole: Path | None
     tokenizer: PreTrainedTokenizerBase
-    template: ChosenTemplate
+    template_name: str
+    architecture: Any  # of the base: what its config.json says
+    quantization: str | None
+    mixture: Mixture | None = None
+
+    def template(self) -> ChosenTemplate:
+        """The template of training.
+
+        Raises:
+            DataError: the tokenizer has none, or its file cannot be read.
+        """
+        return decide_template(self.template_name, self.tokenizer)
+
+    def ends(self, prompter: Prompter) -> tuple[int, ...]:
+        """Ids at which completions end that follow the prompts of `prompter`."""
+        return completion_ends(self.run.model, self.tokenizer, prompter.end_of_turn)
 
 
-def open_subject(config: ExportConfig | ChatConfig, run: RunConfig | None, folder: RunFolder | None) -> Subject:
+def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder | None) -> Subject:
     """Find and check what `config` names; `run` and `folder` are those of `config.run`, where it is given.
 
     Raises:
         TunelabError: something is missing, or an adapter was made for another base; no weights were loaded.
     """
-    several = config.adapters if isinstance(config, ExportConfig) else []
-    if several:
-        places = [Path(each) for each in several]
-    elif config.adapter or folder:
-        places = [Path(config.adapter) if config.adapter else folder.adapter if folder else Path()]
-    else:
-        places = list[Path]()
-    run = _on_one_device(run, config) if run else _run_of(config)
-    whole = places[0] if len(places) == 1 and not is_adapter_folder(places[0]) else None
-    if whole is not None and not (whole / "config.json").is_file():
-        raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(whole)!r}.")
-    adapters = () if whole else tuple(places)
-    base_tokenizer = load_tokenizer(run.model)
-    saved = [_saved_tokenizer(place) for place in places]
-    for place, tokenizer in zip(places, saved, strict=True):
+    named = tuple(Path(each) for each in config.places)
+    places = named or ((folder.adapter,) if folder else ())
+    whole = _whole_model(places)
+    adapters = () if whole else places
+    settled = _on_one_device(run, config) if run else config.as_run()
+    base_tokenizer = load_tokenizer(settled.model)
+    architecture = check_base_model(settled.model, len(base_tokenizer))
+    quantization = check_quantization(architecture, settled.model)
+    for place in adapters:
+        check_adapter(place, settled.model, config.other_base)
+        require_known_tokens(place, len(base_tokenizer))
+    saved = [(place, load_saved_tokenizer(place)) for place in places if (place / "tokenizer_config.json").is_file()]
+    for place, tokenizer in saved:
         if place in adapters:
-            check_adapter(place, run.model, config.other_base)
-            if tokenizer is not None:
-                check_vocabulary(tokenizer, base_tokenizer, place)
-    tokenizer = next((each for each in saved if each is not None), base_tokenizer)
-    template = decide_template(_as_trained(run.data.template), tokenizer)
-    own = folder if not (config.adapter or several) else None
-    return Subject(run, own, adapters, whole, tokenizer, template)
+            check_vocabulary(tokenizer, base_tokenizer, place)
+    template = settled.data.template
+    return Subject(
+        run=settled,
+        folder=None if named else folder,
+        adapters=adapters,
+        whole=whole,
+        tokenizer=saved[0][1] if saved else base_tokenizer,
+        template_name=_saved_template(template) if run and saved else template,
+        architecture=architecture,
+        quantization=quantization,
+    )
 
 
-def _on_one_device(run: RunConfig, config: ExportConfig | ChatConfig) -> RunConfig:
+def mark_base_read(model: ModelConfig) -> None:
+    """Count as read what loading the base as it was trained will read, after the unread-key audit."""
+    mark_read(model, "dtype", "quantization")
+    if model.quantization in FOUR_BITS:
+        mark_read(model, "double_quantization")
+
+
+def load_base(subject: Subject, device: torch.device) -> PreTrainedModel:
+    """The base model, quantised where the run had it so, and as the adapter will find it.
+
+    Raises:
+        ModelError: as `load_base_model`.
+    """
+    base = load_base_model(subject.run.model, device)
+    return ready_for_adapter(base) if subject.adapters else base
+
+
+def load_tuned(
+    subject: Subject, device: torch.device, precision: Precision, base: PreTrainedModel | None = None
+) -> CausalLM:
+    """What was trained, as it was while it trained. An adapter is put on `base`, which it may change, if given.
+
+    Raises:
+        ModelError: weights are missing or do not fit.
+    """
+    if subject.whole is not None:
+        return load_base_model(tuned_as_base(subject.run.model, subject.whole), device)
+    base = load_base(subject, device) if base is None else base
+    model = combine(base, subject.mixture) if subject.mixture else load_adapter(base, subject.adapters[0])
+    if precision is not Precision.fp32:
+        skip_input_casts(model)
+    return model
+
+
+def _whole_model(places: Sequence[Path]) -> Path | None:
+    """The folder that holds a fully tuned model instead of an adapter."""
+    if len(places) != 1 or is_adapter_folder(places[0]):
+        return None
+    if not (places[0] / "config.json").is_file():
+        raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(places[0])!r}.")
+    return places[0]
+
+
+def _saved_template(template: str) -> str:
+    """A template file became the chat template of the tokenizer that was saved."""
+    return template if template in ("auto", "chatml", *PLAIN_TEMPLATES) else "chat"
+
+
+def _on_one_device(run: RunConfig, config: SubjectConfig) -> RunConfig:
     return replace(run, trainer=replace(run.trainer, devices=1, accelerator=config.trainer.accelerator))
-
-
-def _run_of(config: ExportConfig | ChatConfig) -> RunConfig:
-    data = config.data if isinstance(config, ExportConfig) else DataConfig(template=config.template)
-    return RunConfig(model=config.model, data=data, trainer=config.trainer)
-
-
-def _saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    return load_saved_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
-
-
-def _as_trained(template: str) -> str:
-    """A template file, or chatml, became the chat template of the tokenizer that was saved."""
-    return template if template in ("auto", *PLAIN_TEMPLATES) or template == "chatml" else "chat"

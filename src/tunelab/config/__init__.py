@@ -31,6 +31,7 @@ from tunelab.config.roots import (
     PrepareConfig,
     RunConfig,
     Split,
+    SubjectConfig,
 )
 from tunelab.config.section import (
     MISSING,
@@ -86,6 +87,7 @@ __all__ = [
     "Schedule",
     "Section",
     "Split",
+    "SubjectConfig",
     "TagsConfig",
     "TrainOn",
     "TrainerConfig",

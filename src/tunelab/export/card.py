@@ -11,10 +11,12 @@ from huggingface_hub import ModelCardData, try_to_load_from_cache
 
 from tunelab.config import ModelConfig, RunConfig, to_plain
 from tunelab.embedded import PREFIX
+from tunelab.evaluation.metrics import REGISTRY, Unit
+from tunelab.evaluation.metrics.token_level import LOSS, NATS, PERPLEXITY, TOKEN_ACCURACY
 from tunelab.model.locating import resolve_model
 from tunelab.run import RunFolder
 
-_PERCENT = ("token_accuracy", "exact_match", "json_valid", "finished_fraction", "field_f1")
+_METRICS = {metric.name: metric for metric in (LOSS, PERPLEXITY, TOKEN_ACCURACY, *REGISTRY.values())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +212,16 @@ def _licence(base: ModelConfig) -> str:
 
 
 def _label(name: str) -> str:
-    unit = " (nats/token)" if name.endswith("/loss") else " %" if _is_percent(name) else ""
-    return f"{name}{unit}"
+    unit = _unit(name)
+    if unit is None:
+        return name
+    return f"{name} ({unit.name})" if unit is NATS else f"{name}{unit.symbol}"
 
 
-def _is_percent(name: str) -> bool:
-    return any(part in _PERCENT for part in name.split("/"))
+def _unit(name: str) -> Unit | None:
+    """What `<split>/<metric>` or `<split>/<metric>/<part>` is counted in; None for a count."""
+    found = (_METRICS[part].unit for part in name.split("/") if part in _METRICS)
+    return next(found, None)
 
 
 def _value(name: str, value: float | None) -> str:
@@ -223,4 +229,5 @@ def _value(name: str, value: float | None) -> str:
         return "–"
     if name.rpartition("/")[2].startswith("num_"):
         return f"{value:,.0f}"
-    return f"{100 * value:.1f}" if _is_percent(name) else f"{value:,.4f}"
+    unit = _unit(name)
+    return f"{unit.scale * value:.1f}" if unit and unit.scale != 1 else f"{value:,.4f}"

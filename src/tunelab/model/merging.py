@@ -20,13 +20,15 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     Raises:
         ModelError: PEFT cannot merge this adapter, or the sum holds numbers that are not finite.
     """
+    tuner: Any = model.base_model
     try:
         with warnings.catch_warnings():
             # Whether tied weights were merged right is shown by the comparison of the logits afterwards.
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
-            tuner: Any = model.base_model
             return cast(PreTrainedModel, tuner.merge_and_unload(safe_merge=True))
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:  # how PEFT's methods refuse
         kind = type(model.active_peft_config).__name__.removesuffix("Config")
         raise ModelError(
             f"kind: expected an adapter that PEFT can merge, found {kind} ({first_line(error)}); set kind=adapter."

@@ -183,8 +183,12 @@ def _dense(example: TokenizedExample, device: torch.device) -> MicroBatch:
     return collate([example], padded=True, pad_token_id=0).to(device)
 
 
-def _deviation(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
-    """Largest absolute difference in standard deviations of `expected`, and what rounding may make of it."""
+def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest absolute difference, in standard deviations of `expected`."""
     spread = expected.double().std().clamp_min(1e-30)
-    difference = (found.double() - expected.double()).abs().max() / spread
-    return float(difference), TOLERANCE[expected.dtype]
+    return float((found.double() - expected.double()).abs().max() / spread)
+
+
+def _deviation(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """The deviation, and what rounding may make of it."""
+    return deviation(found, expected), TOLERANCE[expected.dtype]
