@@ -16,8 +16,9 @@ from tunelab.errors import ModelError
 from tunelab.model.adapter import CausalLM, is_adapter_folder, load_adapter, ready_for_adapter, skip_input_casts
 from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import completion_ends
+from tunelab.model.initializing import changes_the_base, initialization
 from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
-from tunelab.model.matching import check_adapter, check_vocabulary
+from tunelab.model.matching import check_adapter, check_vocabulary, read_adapter_config
 from tunelab.model.new_tokens import require_known_tokens
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_saved_tokenizer, load_tokenizer
@@ -123,6 +124,18 @@ def load_tuned(
     if precision is not Precision.fp32:
         skip_input_casts(model)
     return model
+
+
+def leaves_the_base(subject: Subject) -> bool:
+    """Whether the base is as it was where PEFT switches the adapters off.
+
+    Switching off leaves trained biases where they are, and what a start (PiSSA, OLoRA, …) has taken out of the weights.
+    """
+    configs = [read_adapter_config(place) for place in subject.adapters]
+    return all(
+        getattr(config, "bias", "none") == "none" and not changes_the_base(config) and initialization(config) != "loftq"
+        for config in configs
+    )
 
 
 def _whole_model(places: Sequence[Path]) -> Path | None:

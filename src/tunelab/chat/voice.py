@@ -15,7 +15,7 @@ from tunelab.evaluation.generating import inference
 from tunelab.evaluation.streaming import make_chooser, stream
 from tunelab.model.adapter import CausalLM
 from tunelab.model.matching import read_adapter_config
-from tunelab.subject import Subject, load_base, load_tuned, mark_base_read
+from tunelab.subject import Subject, leaves_the_base, load_base, load_tuned, mark_base_read
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 
 
@@ -48,7 +48,7 @@ class Voice:
         if self.num_positions is not None:
             room = min(room, self.num_positions - len(prompt))
         choose = make_chooser(self.config.temperature, self.config.top_p, self.config.seed + number)
-        with inference(side.model), autocast(self.precision, self.device), _adapter(side):
+        with inference(side.model), autocast(self.precision, self.device), base_alone(side):
             yield from stream(side.model, prompt, room, self.ends, choose)
 
     def prompt_ids(self, side: Side) -> list[int]:
@@ -99,17 +99,17 @@ def make_voice(config: ChatConfig, subject: Subject) -> Voice:
 
 
 def load_sides(subject: Subject, voice: Voice) -> list[Side]:
-    """Base and tuned, on one copy of the base where the tuned one is an adapter."""
+    """Base and tuned; on one copy of the weights where switching the adapter off gives the base."""
     base = load_base(subject, voice.device)
     if subject.whole is None and not subject.adapters:
-        return [Side("base", base, False)]
-    shared = subject.whole is None
+        return [Side("base", base, without_adapter=False)]
+    shared = subject.whole is None and leaves_the_base(subject)
     tuned = load_tuned(subject, voice.device, voice.precision, base if shared else None)
     return [Side("base", tuned if shared else base, without_adapter=shared), Side("tuned", tuned, False)]
 
 
 @contextmanager
-def _adapter(side: Side) -> Generator[None]:
+def base_alone(side: Side) -> Generator[None]:
     """The adapter off, where it is the base that answers."""
     if not side.without_adapter:
         yield
