@@ -1,5 +1,6 @@
 """What evaluate, export and chat work on: the base stays the base, and all three refuse the same things."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,23 @@ import torch
 from exported_runs import IDS, LORA, write_adapter
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from tunelab.chat.conversing import chat
 from tunelab.chat.voice import base_alone, load_sides, make_voice
-from tunelab.config import ChatConfig, DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig
+from tunelab.config import (
+    ChatConfig,
+    DataConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    ExportConfig,
+    ExportKind,
+    ModelConfig,
+    Quantization,
+    forget_reads,
+)
 from tunelab.data.preparing import prepare_data
+from tunelab.errors import ConfigError, ModelError
 from tunelab.evaluate import evaluate
+from tunelab.export.exporting import export
 from tunelab.subject import open_subject
 
 CHANGED = {
@@ -91,3 +105,50 @@ def test_the_base_that_is_measured_is_the_plain_base(name, biased, data_file, tm
         count += int(mask[1:].sum())
     assert measured["base/test/loss"] == pytest.approx(nll / count, rel=1e-5)
     assert measured["test/loss"] != pytest.approx(measured["base/test/loss"], rel=1e-3)
+
+
+def chat_keys(config: dict) -> None:
+    chat(ChatConfig(**config), None, None, TYPED)
+
+
+def export_keys(config: dict) -> None:
+    data = DataConfig(path=config.pop("data_path"))
+    export(ExportConfig(**config, data=data, to="never", kind=ExportKind.merged), None, None, TYPED)
+
+
+def evaluate_keys(config: dict) -> None:
+    data = DataConfig(path=config.pop("data_path"), max_length=96)
+    evaluate(EvaluateConfig(**config, data=data), None, None, TYPED)
+
+
+TYPED = ["model.double_quantization=false"]
+
+
+@pytest.mark.parametrize("command", [chat_keys, export_keys, evaluate_keys])
+def test_a_key_of_four_bits_is_refused_beside_eight(command, biased, data_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ModelConfig(path=str(biased), quantization=Quantization.int8, double_quantization=False)
+    config = {"adapter": str(write_adapter(biased, tmp_path / "adapter")), "model": model}
+    forget_reads(model)
+    if command is not chat_keys:
+        config["data_path"] = str(data_file)
+    with pytest.raises(ConfigError, match=r"^model\.double_quantization: set, but nothing uses it"):
+        command(config)
+
+
+@pytest.mark.parametrize("command", [chat_keys, export_keys, evaluate_keys])
+def test_the_same_adapters_are_refused(command, biased, data_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapter = write_adapter(biased, tmp_path / "adapter")
+    config = {"adapter": str(adapter), "model": ModelConfig(path=str(biased))}
+    if command is not chat_keys:
+        config["data_path"] = str(data_file)
+    text = (adapter / "tokenizer.json").read_text()
+    (adapter / "tokenizer.json").write_text(text.replace("<|system|>", "<|sys|>"))
+    with pytest.raises(ModelError, match=r"not that of the base model: expected '<\|system\|>' with the id 2"):
+        command(dict(config))
+    (adapter / "tokenizer.json").write_text(text)
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "trainable_token_indices": [9999]}))
+    with pytest.raises(ModelError, match=r"has trained tokens that the tokenizer of the base model lacks"):
+        command(dict(config))

@@ -20,7 +20,7 @@ from tunelab.model.adapter import CausalLM
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.run import RunFolder, make_new_folder
-from tunelab.subject import Subject, load_base, load_tuned, mark_base_read, open_subject
+from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 
 
@@ -45,7 +45,7 @@ def evaluate(
         prepared = prepare(subject.run, num_virtual_tokens_of_folder(place))
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)
-        _mark_read_later(config, subject.run)
+        _mark_read_later(config, subject)
         refuse_unread_keys(config, overrides)
         base, tuned = _measure(subject, prepared, examples, console)
         split = config.split.value
@@ -70,12 +70,13 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
     return EvaluationConfig(**{**to_plain(run.evaluation), **changed})
 
 
-def _mark_read_later(config: EvaluateConfig, run: RunConfig) -> None:
+def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:
     """Count as read what is read only after the unread-key audit, which comes before the weights."""
     if config.run is not None:
         mark_read(config.evaluation, *to_plain(config.evaluation))
+    run = subject.run
     mark_evaluation(run.evaluation, measures=True)
-    mark_base_read(run.model)
+    check_loading(subject)
     mark_read(run.model, "attention")
     mark_read(run.trainer, "micro_batch_tokens")
 

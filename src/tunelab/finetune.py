@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from tunelab.atomic import remove_stale, write_text
+from tunelab.atomic import remove_stale, write_json, write_text
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
@@ -23,7 +23,7 @@ from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
 from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
-from tunelab.export.card import run_card
+from tunelab.export.card import run_card, run_record
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
@@ -37,6 +37,7 @@ from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
+from tunelab.model.origin import RECORD
 from tunelab.model.quantizing import quantization_report
 from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import pad_token_id
@@ -337,4 +338,7 @@ def _describe(session: Session, ends: Sequence[int], staging: Path) -> None:
     config, prepared = session.config, session.prepared
     settings = taught_generation(base_generation_config(config.model), ends, prepared.tokenizer)
     settings.save_pretrained(str(staging))
+    tokens = [str(prepared.tokenizer.convert_ids_to_tokens(each)) for each in ends]
+    record = run_record(config, prepared.data.report.template, tokens, prepared.quantization)
+    write_json(staging / RECORD, record)
     write_text(staging / "README.md", run_card(config, prepared.data.report.template, session.folder, staging))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tunelab.config import ModelConfig, Precision, RunConfig, SubjectConfig, mark_read
+from tunelab.config import ModelConfig, Precision, Quantization, RunConfig, SubjectConfig, mark_read
 from tunelab.data.prompting import Prompter
 from tunelab.data.rendering import ChosenTemplate, decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
@@ -20,9 +20,11 @@ from tunelab.model.initializing import changes_the_base, initialization
 from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
 from tunelab.model.matching import check_adapter, check_vocabulary, read_adapter_config
 from tunelab.model.new_tokens import require_known_tokens
-from tunelab.model.quantizing import FOUR_BITS, check_quantization
+from tunelab.model.origin import Origin, origin_of_run, read_origin, require_same_quantization, stored_as
+from tunelab.model.quantizing import FOUR_BITS, check_quantization, stored_method
 from tunelab.model.tokenizer import load_saved_tokenizer, load_tokenizer
 from tunelab.run import RunFolder
+from tunelab.training.doctor import require_computable
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Subject:
     `run` holds model, data and precision, for one device of this machine; `folder` is that of the run which trained it,
     where that is known. `adapters` are PEFT folders, checked against the base; several are combined as `mixture` says.
     `whole` is a fully tuned model. `tokenizer` is that of training, `template_name` what `decide_template` makes its
-    template of. `quantization` is that of the base, by the configuration or in its checkpoint.
+    template of. `quantization` is that of the base, by the configuration or in its checkpoint; `origin` that with which
+    the (first) adapter was trained, None where it is not recorded.
     """
 
     run: RunConfig
@@ -43,7 +46,13 @@ class Subject:
     template_name: str
     architecture: Any  # of the base: what its config.json says
     quantization: str | None
+    origin: Origin | None
     mixture: Mixture | None = None
+
+    @property
+    def makes_up_for_quantization(self) -> bool:
+        """Whether the adapter is right on the quantised weights only, and not on those they were made of."""
+        return self.origin is not None and bool(self.origin.start)
 
     def template(self) -> ChosenTemplate:
         """The template of training.
@@ -71,11 +80,16 @@ def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder
     settled = _on_one_device(run, config) if run else config.as_run()
     base_tokenizer = load_tokenizer(settled.model)
     architecture = check_base_model(settled.model, len(base_tokenizer))
-    quantization = check_quantization(architecture, settled.model)
+    quantization = _quantization(settled.model, architecture)
+    origins = [read_origin(place) for place in adapters]
+    if run and not named:
+        origins = [origin or origin_of_run(settled, quantization) for origin in origins]
+    require_same_quantization(adapters, origins, settled.model)
     for place in adapters:
-        check_adapter(place, settled.model, config.other_base)
         require_known_tokens(place, len(base_tokenizer))
-    saved = [(place, load_saved_tokenizer(place)) for place in places if (place / "tokenizer_config.json").is_file()]
+        check_adapter(place, settled.model, config.other_base)
+    trusted = settled.model.trust_remote_code
+    saved = [(place, load_saved_tokenizer(place, trusted)) for place in places if _has_tokenizer(place)]
     for place, tokenizer in saved:
         if place in adapters:
             check_vocabulary(tokenizer, base_tokenizer, place)
@@ -89,24 +103,31 @@ def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder
         template_name=_saved_template(template) if run and saved else template,
         architecture=architecture,
         quantization=quantization,
+        origin=next(filter(None, origins), stored_as(settled.model, quantization) if quantization else None),
     )
 
 
-def mark_base_read(model: ModelConfig) -> None:
-    """Count as read what loading the base as it was trained will read, after the unread-key audit."""
-    mark_read(model, "dtype", "quantization")
-    if model.quantization in FOUR_BITS:
-        mark_read(model, "double_quantization")
+def check_loading(subject: Subject) -> None:
+    """Check that the base can be loaded as it was trained, and count as read what that will read, after the audit.
+
+    Raises:
+        ModelError: it is to be quantised a second time, or a package that reads the checkpoint is missing.
+    """
+    check_quantization(subject.architecture, subject.run.model)
+    mark_read(subject.run.model, "dtype")
 
 
 def load_base(subject: Subject, device: torch.device) -> PreTrainedModel:
     """The base model, quantised where the run had it so, and as the adapter will find it.
 
     Raises:
-        ModelError: as `load_base_model`.
+        ModelError: as `load_base_model`; or it cannot be computed with, quantised as it is.
     """
     base = load_base_model(subject.run.model, device)
-    return ready_for_adapter(base) if subject.adapters else base
+    base = ready_for_adapter(base) if subject.adapters else base
+    if subject.quantization is not None:
+        require_computable(base)
+    return base
 
 
 def load_tuned(
@@ -145,6 +166,19 @@ def _whole_model(places: Sequence[Path]) -> Path | None:
     if not (places[0] / "config.json").is_file():
         raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(places[0])!r}.")
     return places[0]
+
+
+def _quantization(model: ModelConfig, architecture: Any) -> str | None:
+    """How the base is quantised, by the configuration or in its checkpoint; None where it is not."""
+    if model.quantization is Quantization.none:
+        return stored_method(architecture)
+    if model.quantization in FOUR_BITS:
+        mark_read(model, "double_quantization")
+    return model.quantization.value
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file()
 
 
 def _saved_template(template: str) -> str:

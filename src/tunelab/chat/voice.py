@@ -15,7 +15,7 @@ from tunelab.evaluation.generating import inference
 from tunelab.evaluation.streaming import make_chooser, stream
 from tunelab.model.adapter import CausalLM
 from tunelab.model.matching import read_adapter_config
-from tunelab.subject import Subject, leaves_the_base, load_base, load_tuned, mark_base_read
+from tunelab.subject import Subject, check_loading, leaves_the_base, load_base, load_tuned
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 
 
@@ -86,7 +86,7 @@ def make_voice(config: ChatConfig, subject: Subject) -> Voice:
             )
     device = resolve_device(run.trainer)
     prompter = Prompter(subject.template(), tokenizer)
-    mark_base_read(run.model)
+    check_loading(subject)
     return Voice(
         config=config,
         prompter=prompter,

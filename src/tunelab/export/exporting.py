@@ -16,20 +16,21 @@ from tunelab.config import Combination, ExportConfig, ExportKind, RunConfig, mar
 from tunelab.data.prompting import Prompter
 from tunelab.embedded import locate
 from tunelab.errors import CheckpointError, ConfigError
-from tunelab.export.card import Card, read_method
+from tunelab.export.card import Card, method_without_adapter, read_method
 from tunelab.export.merge import Merging, merge_and_compare
 from tunelab.export.serving import Served, modelfile, serving_commands
 from tunelab.model.combining import Mixture, check_mixture, combine
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import load_unquantized
 from tunelab.model.matching import read_adapter_config, refuse_unmergeable
+from tunelab.model.origin import RECORD
 from tunelab.model.saving import export_model
 from tunelab.run import RunFolder, complete_folder
 from tunelab.subject import Subject, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 
 # Beside the weights and the tokenizer, made anew for each export; of an adapter's folder they are not copied.
-OUR_FILES = ("README.md", "generation_config.json", "Modelfile", "export.json")
+OUR_FILES = ("README.md", "generation_config.json", "Modelfile", RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +129,15 @@ def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> 
         folder=target,
         base=locate(plain["path"]),
         is_adapter=written.kind == "adapter",
-        rank=_lora_rank(staging) if written.kind == "adapter" else None,
+        rank=_lora_rank(staging) if written.kind == "adapter" and not subject.makes_up_for_quantization else None,
         has_chat_template=template.writes_bos and (staging / "chat_template.jinja").is_file(),
     )
     tokens = [str(tokenizer.convert_ids_to_tokens(each)) for each in ends]
     write_text(staging / "Modelfile", modelfile(served, template, tokenizer, tokens))
     write_text(staging / "README.md", _card(target.name, subject, template.name, written).render())
     facts = {"kind": written.kind, "base_model": plain, "template": template.name, "end_tokens": tokens}
-    write_json(staging / "export.json", {**facts, "method": written.method, **written.facts})
+    origin = subject.origin.to_dict() if subject.origin else None
+    write_json(staging / RECORD, {**facts, "method": written.method, "trained_on": origin, **written.facts})
     return served
 
 
@@ -147,6 +149,7 @@ def _card(title: str, subject: Subject, template: str, written: Written) -> Card
         base=subject.run.model,
         method=written.method,
         template=template,
+        trained_on=subject.origin,
         metrics=folder.read_summary().get("metrics", {}) if folder else {},
         provenance=folder.read_json("provenance.json") if folder else {},
         notes=written.notes,
@@ -156,7 +159,7 @@ def _card(title: str, subject: Subject, template: str, written: Written) -> Card
 def _method(subject: Subject) -> str:
     if (mixture := subject.mixture) is not None:
         return f"{len(mixture.folders)} LoRA adapters combined by {mixture.combination.value}"
-    return read_method(subject.adapters[0]) if subject.adapters else "every weight trained"
+    return read_method(subject.adapters[0]) if subject.adapters else method_without_adapter(subject.run)
 
 
 def _parts(mixture: Mixture) -> dict[str, Any]:

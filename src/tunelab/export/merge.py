@@ -22,9 +22,16 @@ from tunelab.model.adapter import CausalLM, load_adapter
 from tunelab.model.combining import combine
 from tunelab.model.generation import base_generation_config
 from tunelab.model.loading import check_base_model, load_unquantized, tuned_as_base
-from tunelab.model.merging import merge_adapter, reload_model, stored_dtype, write_model
+from tunelab.model.merging import (
+    load_dequantized,
+    merge_adapter,
+    refuse_quantized_checkpoint,
+    reload_model,
+    stored_dtype,
+    write_model,
+)
 from tunelab.preflight import prepare
-from tunelab.subject import Subject, load_tuned, mark_base_read
+from tunelab.subject import Subject, check_loading, load_tuned
 from tunelab.training.doctor import TOLERANCE, deviation
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 
@@ -57,14 +64,16 @@ class Fidelity:
     comparison: Divergence | None
     split: str
     trained_as: str
+    merged_onto: str
 
     def facts(self) -> dict[str, Any]:
         """The part of export.json."""
         check = {"merge_difference_std": self.merge_difference, "rounding_rms_std": self.rounding}
+        stored = {"dtype": self.dtype, "merged_onto": self.merged_onto, "logits": check}
         if self.comparison is None:
-            return {"dtype": self.dtype, "logits": check, "comparison": None}
+            return {**stored, "comparison": None}
         found = {"split": self.split, "trained_as": self.trained_as, **self.comparison.to_dict()}
-        return {"dtype": self.dtype, "logits": check, "comparison": found}
+        return {**stored, "comparison": found}
 
     def line(self) -> str:
         """The figures in one line."""
@@ -81,9 +90,9 @@ class Fidelity:
     def markdown(self) -> str:
         """The section of the card."""
         check = (
-            f"Stored in {self.dtype}; read back bit for bit. In standard deviations of the logits, the merge in "
-            f"float32 differs from base and adapter by at most {self.merge_difference:.2g}, and rounding adds "
-            f"{self.rounding:.2g} (root mean square)."
+            f"Made of {self.merged_onto}, stored in {self.dtype}; read back bit for bit. In standard deviations of "
+            f"the logits, the merge in float32 differs from base and adapter by at most {self.merge_difference:.2g}, "
+            f"and rounding adds {self.rounding:.2g} (root mean square)."
         )
         if self.comparison is None:
             return f"{check} It was not compared with the model as trained."
@@ -101,15 +110,16 @@ class Fidelity:
 def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None], console: Console) -> Fidelity:
     """Write the merged model (or the fully tuned one) into `staging`, read it back, and compare.
 
-    The adapter is always merged onto the unquantised base, in float32; the sum is rounded once, to the stored type.
-    `audit` is called before weights are loaded.
+    The adapter is merged onto the unquantised base, in float32; one that makes up for the error of quantised weights,
+    onto the values of these. The sum is rounded once, to the stored type. `audit` is called before weights are loaded.
 
     Raises:
         CheckpointError: what was read back is not what was merged.
         TunelabError: the data, the base or the adapter cannot be used.
     """
     run, subject = merging.subject.run, merging.subject
-    mark_base_read(run.model)
+    refuse_quantized_checkpoint(run.model, subject.architecture)
+    check_loading(subject)
     device = resolve_device(run.trainer)
     precision = resolve_precision(run.trainer.precision, device)
     examples = _examples(merging)
@@ -125,14 +135,22 @@ def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None]
         _compare_weights(merged, staging)
         del merged
         gc.collect()  # its memory is needed for the two models that are compared
-        after = reload_model(staging, device)
+        after = reload_model(staging, device, run.model.trust_remote_code)
         _require(deviation(_logits(after, probes), stored), dtype, "the model read back", "the one written")
     comparison = None
     if examples:
         with console.status("comparing with the model as it was trained"):
             before = load_tuned(subject, device, precision)
             comparison = compare_models(before, after, examples, partial(autocast, precision, device))
-    return Fidelity(name, merge_difference, rounding, comparison, merging.split.value, _trained_as(run, precision))
+    return Fidelity(
+        dtype=name,
+        merge_difference=merge_difference,
+        rounding=rounding,
+        comparison=comparison,
+        split=merging.split.value,
+        trained_as=_trained_as(run, precision),
+        merged_onto=_merged_onto(subject),
+    )
 
 
 def _write(
@@ -148,7 +166,8 @@ def _write(
     The first difference is that of the merge in float32 from base and adapter (largest), the second what rounding to
     `dtype` adds (root mean square), both in standard deviations of the logits.
     """
-    model: CausalLM = load_unquantized(source, device)
+    load = load_dequantized if merging.subject.makes_up_for_quantization else load_unquantized
+    model: CausalLM = load(source, device)
     if merging.subject.mixture is not None:
         model = combine(model, merging.subject.mixture)
     elif merging.subject.adapters:
@@ -229,3 +248,11 @@ def _trained_as(run: RunConfig, precision: Precision) -> str:
     plain = to_plain(run.model)
     stored = plain["quantization"] if plain["quantization"] != "none" else None
     return f"{stored} base, {precision.value}" if stored else precision.value
+
+
+def _merged_onto(subject: Subject) -> str:
+    if subject.whole is not None:
+        return "the weights as trained"
+    if subject.makes_up_for_quantization:
+        return f"the values of the {subject.quantization} weights, whose error the adapter makes up for"
+    return "the unquantised weights"

@@ -6,10 +6,13 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tunelab.config import DType
+from tunelab.config import DType, ModelConfig
 from tunelab.errors import ModelError, first_line
+from tunelab.model.loading import load_base_model, load_unquantized
+from tunelab.model.quantizing import stored_method
 
 SHARD_SIZE = "5GB"
 
@@ -35,6 +38,35 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
         ) from error
 
 
+@torch.no_grad()
+def load_dequantized(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """The base in float32, where 4-bit weights with the values that they stand for.
+
+    Raises:
+        ModelError: as `load_base_model`.
+    """
+    model, stored = load_unquantized(config, device), load_base_model(config, device)
+    for name, module in stored.named_modules():
+        if type(module).__name__ == "Linear4bit":
+            model.get_parameter(f"{name}.weight").copy_(dequantize_bnb_weight(cast(Any, module).weight))
+    return model
+
+
+def refuse_quantized_checkpoint(config: ModelConfig, architecture: Any) -> None:
+    """Refuse to merge into weights that are stored quantised: nobody has the others.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    method = stored_method(architecture)
+    if method is not None:
+        raise ModelError(
+            f"kind: expected a base whose weights are not quantised for kind=merged, found {config.path!r}, stored by "
+            f"{method}; set kind=adapter, or name its unquantised weights: adapter=<PEFT folder> model.path=<them> "
+            "other_base=true."
+        )
+
+
 def stored_dtype(dtype: DType, architecture: Any) -> torch.dtype:
     """The type to store in; `auto` is the base checkpoint's own (float32 where it names none)."""
     if dtype is not DType.auto:
@@ -51,9 +83,9 @@ def write_model(model: PreTrainedModel, dtype: torch.dtype, generation: Any, fol
     model.save_pretrained(str(folder), max_shard_size=SHARD_SIZE)
 
 
-def reload_model(folder: Path, device: torch.device) -> PreTrainedModel:
+def reload_model(folder: Path, device: torch.device, trust_remote_code: bool = False) -> PreTrainedModel:
     """What plain transformers makes of the folder, in the type it was stored in."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", use_safetensors=True, local_files_only=True
+        str(folder), dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
     )
     return cast(PreTrainedModel, loaded.to(device).eval())

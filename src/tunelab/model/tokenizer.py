@@ -49,14 +49,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer that an export holds, chat template included.
 
     Raises:
         ModelError: its files cannot be read.
     """
     try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"adapter: no usable tokenizer in {str(folder)!r} ({first_line(error)}); export it again."
