@@ -15,6 +15,7 @@ from tunelab.data.records import Message, Role
 from tunelab.errors import DataError
 from tunelab.evaluation.streaming import TextPieces
 from tunelab.model.adapter import base_of
+from tunelab.model.tokenizer import completion_text
 from tunelab.run import RunFolder
 from tunelab.subject import open_subject
 from tunelab.terminal import quiet_libraries
@@ -77,7 +78,7 @@ def _question(line: str) -> Message:
 def _answer(screen: Screen, voice: Voice, side: Side, question: Message, number: int) -> None:
     """Show one answer as it is written, and keep it; one that was stopped is kept as far as it came."""
     side.turns.append(question)
-    decoded = TextPieces(lambda ids: voice.tokenizer.decode(list(ids), skip_special_tokens=True))
+    decoded = TextPieces(lambda ids: completion_text(voice.tokenizer, ids))
     written: list[str] = []
     try:
         answer = closing(voice.answer(side, number))  # the adapter is switched on again where it stops midway

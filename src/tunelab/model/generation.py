@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from tunelab.config import ModelConfig
-from tunelab.model.locating import resolve_model
+from tunelab.model.locating import reads_local_files_only, resolve_model
 from tunelab.model.tokenizer import end_token_ids, pad_token_id, token_id
 
 
@@ -25,7 +24,7 @@ def completion_ends(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, end
 def base_generation_config(config: ModelConfig) -> GenerationConfig:
     """The base model's own; where it has no file of its own for that, what its config.json says, as transformers."""
     source = resolve_model(config.path, config.revision)
-    local = Path(source).is_dir()
+    local = reads_local_files_only(source)
     try:
         return GenerationConfig.from_pretrained(source, revision=config.revision or "main", local_files_only=local)
     except (OSError, ValueError, HfHubHTTPError):
