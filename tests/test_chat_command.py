@@ -1,7 +1,9 @@
 """`tunelab chat`: prompts as in training, decoding as in evaluation, and a session that survives what people do."""
 
 import io
+import json
 import os
+import shutil
 import signal
 from collections import Counter
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from model.families import miniature
 from transformers import AutoTokenizer
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
-from tunelab.chat import chat, stoppable
+from tunelab.chat.conversing import chat, stoppable
 from tunelab.compose import load_config
 from tunelab.config import ChatConfig, DataConfig, ModelConfig, forget_reads
 from tunelab.data.preparing import prepare_data
@@ -25,9 +27,12 @@ from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.evaluation.generating import generate, inference
 from tunelab.evaluation.streaming import TextPieces, make_chooser, stream
+from tunelab.model.generation import base_generation_config, completion_ends
+from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.run import open_run_folder
 
+CPU = torch.device("cpu")
 QUESTIONS = ["what is 2 plus 3?", "and 4?"]
 
 
@@ -144,6 +149,37 @@ def test_a_pipe_gets_answers_alone(talk, run_folder, model_folder):
     assert talk([*QUESTIONS[:1], "/quit", *QUESTIONS], max_new_tokens=6).out == shown.out[:half]
 
 
+def test_answers_are_shown_as_they_were_written(talk, tiny_config, model_folder, tmp_path, monkeypatch):
+    """A tokenizer that cleans up would show "a ." as "a.", and scores would be of another text."""
+    run = write_run(tiny_config("peft.r=4"), tmp_path / "run")
+    saved = AutoTokenizer.from_pretrained(run / "adapter")
+    ids = [token for word in (" the", " .", " ,") for token in saved(word).input_ids]
+    settings = json.loads((run / "adapter" / "tokenizer_config.json").read_text())
+    settings["clean_up_tokenization_spaces"] = True
+    (run / "adapter" / "tokenizer_config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr("tunelab.chat.voice.stream", lambda *_: iter(ids))
+    assert talk(["hi"], run=run).out == " the . ,\n"
+
+
+def test_a_base_without_generation_config_ends_where_its_configuration_says(model_folder, tmp_path):
+    base = shutil.copytree(model_folder, tmp_path / "base")
+    (base / "generation_config.json").unlink()
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": [1, 40]}))
+    model = ModelConfig(path=str(base))
+    assert completion_ends(model, load_tokenizer(model), "<|user|>") == (1, 3, 40)
+    assert base_generation_config(model).eos_token_id == load_base_model(model, CPU).generation_config.eos_token_id
+
+
+def test_a_template_file_is_used_where_no_run_names_it(talk, model_folder, tmp_path):
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}<|system|>{{ m.content }}<|end|>{% endfor %}")
+    shown = [
+        talk(["hi"], run=None, model=ModelConfig(path=str(model_folder)), template=name, max_new_tokens=12).out
+        for name in ("chat", str(tmp_path / "own.jinja"))
+    ]
+    assert shown[0] != shown[1]
+
+
 def test_a_second_question_knows_the_first(talk):
     together = talk(QUESTIONS, max_new_tokens=6).out
     apart = talk([QUESTIONS[0], "/reset", QUESTIONS[1]], max_new_tokens=6).out
@@ -176,7 +212,7 @@ def test_a_stopped_answer_leaves_the_session_as_it_was(talk, monkeypatch):
         count = iter(range(100))
         yield lambda: next(count) == 1
 
-    monkeypatch.setattr("tunelab.chat.stoppable", after_two_tokens)
+    monkeypatch.setattr("tunelab.chat.conversing.stoppable", after_two_tokens)
     stopped = talk(["zz", "/reset", "zz"], max_new_tokens=6, base=True).out
     monkeypatch.undo()
     assert len(stopped) < len(whole)

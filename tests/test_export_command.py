@@ -2,17 +2,18 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from conftest import REPOSITORY
 from exported_runs import IDS, LORA, plainly, write_adapter, write_run
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from tunelab import exporting, merge
 from tunelab.compose import load_config, to_config
 from tunelab.config import (
     Combination,
@@ -22,6 +23,7 @@ from tunelab.config import (
     ExportConfig,
     ExportKind,
     ModelConfig,
+    Quantization,
     forget_reads,
 )
 from tunelab.data.preparing import prepare_data
@@ -30,11 +32,12 @@ from tunelab.data.records import Message, Role
 from tunelab.data.rendering import decide_template
 from tunelab.errors import CheckpointError, ConfigError, ModelError
 from tunelab.evaluate import evaluate
-from tunelab.exporting import export
+from tunelab.export import exporting, merge
+from tunelab.export.exporting import export
+from tunelab.export.serving import Served, ollama_template, serving_commands
 from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.run import open_run_folder
-from tunelab.serving import Served, ollama_template, serving_commands
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,85 @@ def test_what_was_trained_on_nf4_is_merged_onto_the_unquantised_base(exported, t
     assert found["kl_mean_nats"] > 1e-4  # the error of nf4, which the merged model does not have
 
 
+LOFTQ = {**LORA, "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}
+
+
+@pytest.fixture(scope="module")
+def loftq_run(tiny_config, tmp_path_factory) -> Path:
+    keys = ("model.quantization=nf4", "peft.r=4", "peft.init_lora_weights=loftq", "peft.loftq_config={loftq_bits: 4}")
+    return write_run(tiny_config(*keys), tmp_path_factory.mktemp("loftq"), LOFTQ)
+
+
+def test_what_makes_up_for_the_error_of_nf4_is_merged_onto_what_nf4_stands_for(exported, loftq_run, model_folder):
+    folder = exported(loftq_run, kind=ExportKind.merged, max_examples=3)
+    base, merged = load_file(model_folder / "model.safetensors"), load_file(folder / "model.safetensors")
+    adapter = load_file(loftq_run / "adapter" / "adapter_model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    stored = dequantize_4bit(*quantize_4bit(base[f"{name}.weight"], quant_type="nf4", compress_statistics=True))
+    factors = [adapter[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "BA"]
+    torch.testing.assert_close(
+        merged[f"{name}.weight"].double(), stored.double() + 2 * factors[0] @ factors[1], rtol=1e-5, atol=1e-5
+    )
+    facts = facts_of(folder)
+    assert facts["comparison"]["kl_max_nats"] < 1e-6  # the model as it was trained
+    assert "nf4" in facts["merged_onto"]
+    assert facts["trained_on"] == {"quantization": "nf4", "double_quantization": True, "start": "loftq"}
+
+
+def test_it_goes_on_those_quantised_weights_only(exported, loftq_run, model_folder, tmp_path, capsys):
+    folder = exported(loftq_run)
+    assert "plain LoRA adapters only" in capsys.readouterr().out  # which others would put on the unquantised base
+    card = (folder / "README.md").read_text()
+    assert "trained on the base quantised to nf4, its constants too, from a start that makes up" in card
+    assert 'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)' in card
+    wanted = r"set model\.quantization=nf4 model\.double_quantization=true\.$"
+    with pytest.raises(ModelError, match=wanted):
+        exported(**with_adapter(model_folder, folder, to=tmp_path / "no"))
+    model = ModelConfig(path=str(model_folder), quantization=Quantization.nf4, double_quantization=False)
+    with pytest.raises(ModelError, match=wanted):
+        exported(model=model, adapter=str(folder), to=tmp_path / "no")
+    model = ModelConfig(path=str(model_folder), quantization=Quantization.nf4)
+    again = exported(model=model, adapter=str(folder), to=tmp_path / "again")
+    assert facts_of(again)["trained_on"] == facts_of(folder)["trained_on"]
+    plain = write_adapter(model_folder, tmp_path / "plain")
+    with pytest.raises(ModelError, match="found one that makes up for the error of quantised weights"):
+        exported(model=model, adapters=[str(folder), str(plain)], to=tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("quantization", "said"),
+    [
+        ("none", ", trained on the unquantised base. "),
+        ("int8", ", trained on the base quantised to int8. "),
+        (None, "; whether its base was quantised in training is not recorded. "),
+    ],
+)
+def test_the_card_says_what_the_adapter_was_trained_on(
+    exported, tiny_config, model_folder, tmp_path, quantization, said
+):
+    keys = [] if quantization is None else [f"model.quantization={quantization}"]
+    run = write_run(tiny_config(*keys), tmp_path / "run")
+    bare = with_adapter(model_folder, run / "adapter")
+    folder = exported(**bare) if quantization is None else exported(run)
+    assert said in (folder / "README.md").read_text()
+    again = exported(**with_adapter(model_folder, folder, to=tmp_path / "again"))
+    assert said in (again / "README.md").read_text()
+
+
+def test_a_base_that_is_stored_quantised_is_not_merged_into(exported, run_folder, model_folder, tmp_path, monkeypatch):
+    for loader in ("load_unquantized", "load_dequantized"):
+        monkeypatch.setattr(merge, loader, None)
+    stored = shutil.copytree(model_folder, tmp_path / "stored" / model_folder.name)
+    config = json.loads((stored / "config.json").read_text())
+    for method in ("gptq", "awq", "bitsandbytes"):
+        (stored / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
+        with pytest.raises(
+            ModelError, match=rf"not quantised for kind=merged, found .* stored by {method}; set kind=ada"
+        ):
+            exported(**with_adapter(stored, run_folder / "adapter", kind=ExportKind.merged))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_fully_tuned_model_goes_out_as_it_is(exported, tiny_config, tmp_path):
     run = write_run(tiny_config("peft._target_=null"), tmp_path / "run", node={})
     with pytest.raises(ConfigError, match="set kind=merged, which exports it as it is"):
@@ -144,6 +226,13 @@ def test_a_fully_tuned_model_goes_out_as_it_is(exported, tiny_config, tmp_path):
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert facts_of(folder)["comparison"]["kl_max_nats"] == 0
+    assert "every weight trained" in (folder / "README.md").read_text()
+
+
+def test_a_partly_tuned_model_says_so(exported, tiny_config, tmp_path):
+    run = write_run(tiny_config("peft=last_layers", "peft.num_layers=1"), tmp_path / "run", node={"num_layers": 1})
+    folder = exported(run, kind=ExportKind.merged, max_examples=0)
+    assert "the last decoder layer trained" in (folder / "README.md").read_text()
 
 
 # --- several adapters -------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def prepare(config: PrepareConfig, invocation: Invocation) -> None:
 @command("export", ExportConfig)
 def export(config: ExportConfig, invocation: Invocation) -> None:
     """Write what was trained as other programs read it."""
-    from tunelab.exporting import export
+    from tunelab.export.exporting import export
     from tunelab.run import open_run_folder
 
     folder = open_run_folder(config.run) if config.run else None
@@ -45,7 +45,7 @@ def export(config: ExportConfig, invocation: Invocation) -> None:
 @command("chat", ChatConfig)
 def chat(config: ChatConfig, invocation: Invocation) -> None:
     """Talk to the base model and to what was trained."""
-    from tunelab.chat import chat
+    from tunelab.chat.conversing import chat
     from tunelab.run import open_run_folder
 
     folder = open_run_folder(config.run) if config.run else None

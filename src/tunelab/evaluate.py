@@ -1,44 +1,26 @@
 """Measures a base model and an adapter (or a fully tuned model) again, from what a run left on disk."""
 
 import datetime
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import (
-    EvaluateConfig,
-    EvaluationConfig,
-    ObjectiveConfig,
-    Precision,
-    RunConfig,
-    Split,
-    mark_read,
-    to_plain,
-)
+from tunelab.config import EvaluateConfig, EvaluationConfig, RunConfig, Split, mark_read, to_plain
 from tunelab.data.preparing import report_table
 from tunelab.data.records import EvaluationExample
-from tunelab.errors import DataError, ModelError
+from tunelab.errors import DataError
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.reporting import comparison_table, results, write_predictions
 from tunelab.measuring import prove_shortcuts
-from tunelab.model.adapter import (
-    CausalLM,
-    is_adapter_folder,
-    load_adapter,
-    ready_for_adapter,
-    skip_input_casts,
-)
-from tunelab.model.loading import load_base_model, tuned_as_base
-from tunelab.model.matching import check_adapter
-from tunelab.model.new_tokens import require_known_tokens
+from tunelab.model.adapter import CausalLM
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.run import RunFolder, make_new_folder
+from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 
 
@@ -52,22 +34,20 @@ def evaluate(
     Raises:
         TunelabError: something is missing or does not fit.
     """
-    settings = _settings(config, run, overrides)
-    own = folder if folder and not config.adapter and run and settings == run.evaluation else None
-    target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
     quiet_libraries()
+    settings = _settings(config, run, overrides)
+    subject = open_subject(config, run, folder)
+    subject = replace(subject, run=replace(subject.run, evaluation=settings))
+    own = subject.folder if run and settings == run.evaluation else None
+    target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
     with closing(RunConsole(target.path / "run.log")) as console:
-        run = _as_here(run, config, settings) if run else _run_config(config)
-        adapter = Path(config.adapter or folder.adapter) if folder else Path(config.adapter or "")
-        if is_adapter_folder(adapter):
-            check_adapter(adapter, run.model, config.other_base)
-        prepared = prepare(run, num_virtual_tokens_of_folder(adapter))
-        require_known_tokens(adapter, len(prepared.tokenizer))
+        place = subject.whole or subject.adapters[0]
+        prepared = prepare(subject.run, num_virtual_tokens_of_folder(place))
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)
-        base, tuned = _measure(
-            run, prepared, adapter, examples, console, partial(refuse_unread_keys, config, overrides)
-        )
+        _mark_read_later(config, subject)
+        refuse_unread_keys(config, overrides)
+        base, tuned = _measure(subject, prepared, examples, console)
         split = config.split.value
         name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
         if tuned.predictions:
@@ -90,58 +70,36 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
     return EvaluationConfig(**{**to_plain(run.evaluation), **changed})
 
 
-def _as_here(run: RunConfig, config: EvaluateConfig, settings: EvaluationConfig) -> RunConfig:
-    """The run on one device of this machine, whatever it was trained on."""
-    mark_read(config.evaluation, *to_plain(config.evaluation))
-    return replace(
-        run, evaluation=settings, trainer=replace(run.trainer, devices=1, accelerator=config.trainer.accelerator)
-    )
+def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:
+    """Count as read what is read only after the unread-key audit, which comes before the weights."""
+    if config.run is not None:
+        mark_read(config.evaluation, *to_plain(config.evaluation))
+    run = subject.run
+    mark_evaluation(run.evaluation, measures=True)
+    check_loading(subject)
+    mark_read(run.model, "attention")
+    mark_read(run.trainer, "micro_batch_tokens")
 
 
 def _measure(
-    run: RunConfig,
-    prepared: Prepared,
-    adapter: Path,
-    examples: Sequence[EvaluationExample],
-    console: Console,
-    audit: Callable[[], None],
+    subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
 ) -> tuple[SplitEvaluation | None, SplitEvaluation]:
-    """Base, where it is asked for, and tuned; a fully tuned model is loaded after the base."""
-    full = not is_adapter_folder(adapter)
-    if full and not (adapter / "config.json").is_file():
-        raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(adapter)!r}.")
-    mark_evaluation(run.evaluation, measures=True)
-    mark_read(run.trainer, "micro_batch_tokens")
-    audit()
-    if full:
-        base = None
-        if run.evaluation.base:
-            base = _measure_one(load_base_model(run.model, prepared.device), run, prepared, examples, console)
-        tuned = load_base_model(tuned_as_base(run.model, adapter), prepared.device)
-        return base, _measure_one(tuned, run, prepared, examples, console)
-    base_model = ready_for_adapter(load_base_model(run.model, prepared.device))
-    measure = prove_shortcuts(run, prepared, base_model, console)
-    base = measure(base_model, examples) if run.evaluation.base else None  # before the adapter: some change the base
-    model = load_adapter(base_model, adapter)
-    if prepared.precision is not Precision.fp32:
-        skip_input_casts(model)
-    return base, measure(model, examples)
+    """Base, where it is asked for, and tuned; a fully tuned model is loaded after the base, an adapter put on it."""
+    device, wants_base = prepared.device, subject.run.evaluation.base
+    if subject.whole is not None:
+        base = _measure_one(load_base(subject, device), subject, prepared, examples, console) if wants_base else None
+        tuned = load_tuned(subject, device, prepared.precision)
+        return base, _measure_one(tuned, subject, prepared, examples, console)
+    base_model = load_base(subject, device)
+    measure = prove_shortcuts(subject.run, prepared, base_model, console)
+    base = measure(base_model, examples) if wants_base else None  # before the adapter: some change the base
+    return base, measure(load_tuned(subject, device, prepared.precision, base_model), examples)
 
 
 def _measure_one(
-    model: CausalLM, run: RunConfig, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
+    model: CausalLM, subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
 ) -> SplitEvaluation:
-    return prove_shortcuts(run, prepared, model, console)(model, examples)
-
-
-def _run_config(config: EvaluateConfig) -> RunConfig:
-    return RunConfig(
-        model=config.model,
-        data=config.data,
-        trainer=config.trainer,
-        evaluation=config.evaluation,
-        objective=ObjectiveConfig(),
-    )
+    return prove_shortcuts(subject.run, prepared, model, console)(model, examples)
 
 
 def _examples(prepared: Prepared, split: Split) -> Sequence[EvaluationExample]:

@@ -12,9 +12,8 @@ from pytorch_lightning.loggers import Logger
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from tunelab.atomic import remove_stale, write_text
+from tunelab.atomic import remove_stale, write_json, write_text
 from tunelab.audit import refuse_unread_keys
-from tunelab.card import run_card
 from tunelab.config import Precision, RunConfig, to_plain
 from tunelab.data.datamodule import SftDataModule
 from tunelab.data.inspecting import render_examples
@@ -24,6 +23,7 @@ from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
 from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
+from tunelab.export.card import run_card, run_record
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
     CausalLM,
@@ -33,12 +33,13 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.budget import settle_ranks
-from tunelab.model.export import export_model
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
+from tunelab.model.origin import RECORD
 from tunelab.model.quantizing import quantization_report
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (
@@ -313,7 +314,7 @@ def _conclude(
     settle_ranks(model)
     as_plain_lora(model)
     with folder.stage("export"):
-        add = partial(_describe, session, measure.end_token_ids(model))
+        add = partial(_describe, session, measure.ends)
         export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter, add)
     folder.summary.facts["best_step"] = best_step
     if prepared.data.test:
@@ -337,4 +338,7 @@ def _describe(session: Session, ends: Sequence[int], staging: Path) -> None:
     config, prepared = session.config, session.prepared
     settings = taught_generation(base_generation_config(config.model), ends, prepared.tokenizer)
     settings.save_pretrained(str(staging))
+    tokens = [str(prepared.tokenizer.convert_ids_to_tokens(each)) for each in ends]
+    record = run_record(config, prepared.data.report.template, tokens, prepared.quantization)
+    write_json(staging / RECORD, record)
     write_text(staging / "README.md", run_card(config, prepared.data.report.template, session.folder, staging))

@@ -11,7 +11,7 @@ from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
-from tunelab.model.tokenizer import end_token_ids, token_id
+from tunelab.model.generation import completion_ends
 from tunelab.preflight import Prepared
 from tunelab.training.doctor import Check, Diagnosis, choose_layout, diagnose, require_causal
 from tunelab.training.objective import SftObjective
@@ -28,6 +28,7 @@ class Measurement:
     padded: bool
     micro_batch_tokens: int
     config: EvaluationConfig
+    ends: tuple[int, ...]  # ids at which completions end
 
     def __call__(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> SplitEvaluation:
         """Loss, completions and scores of `model` on `examples`."""
@@ -39,21 +40,14 @@ class Measurement:
                 micro_batch_tokens=self.micro_batch_tokens,
                 device=prepared.device,
                 config=self.config,
-                end_token_ids=self.end_token_ids(model),
+                end_token_ids=self.ends,
             )
             return evaluate_split(model, prepared.tokenizer, examples, settings)
 
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""
         with autocast(self.prepared.precision, self.prepared.device):
-            ends = self.end_token_ids(model)
-            return predict(model, self.prepared.tokenizer, examples, config=self.config, end_token_ids=ends)
-
-    def end_token_ids(self, model: CausalLM) -> list[int]:
-        """Ids at which completions end: the end of turn that training taught, and the model's own."""
-        tokenizer = self.prepared.tokenizer
-        taught = token_id(tokenizer, self.prepared.data.end_of_turn)
-        return sorted({*end_token_ids(tokenizer, base_of(model).generation_config), taught})
+            return predict(model, self.prepared.tokenizer, examples, config=self.config, end_token_ids=self.ends)
 
 
 def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, console: Console) -> Measurement:
@@ -81,6 +75,7 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
         padded=padded,
         micro_batch_tokens=config.trainer.micro_batch_tokens,
         config=config.evaluation,
+        ends=completion_ends(config.model, prepared.tokenizer, prepared.data.end_of_turn),
     )
 
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tunelab.config import ModelConfig
 from tunelab.errors import CheckpointError
 from tunelab.model.adapter import attach_adapter, build_peft_config
-from tunelab.model.export import export_model
 from tunelab.model.loading import load_base_model
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 
 IDS = torch.tensor([[5, 9, 30, 77, 12]])

@@ -17,8 +17,8 @@ from tunelab.errors import ModelError
 from tunelab.evaluation.generating import generate, inference
 from tunelab.model.adapter import CausalLM, attach_adapter, base_of, build_peft_config, ready_for_adapter
 from tunelab.model.attention import VARLEN, attention_implementation
-from tunelab.model.export import export_model
 from tunelab.model.loading import load_base_model, quantization_config
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.training.doctor import diagnose, require_causal
 from tunelab.training.objective import SftObjective

@@ -1,17 +1,24 @@
 """Whether a base model can be had, and what is said where it cannot."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+from tunelab.config import ModelConfig
 from tunelab.errors import ModelError
 from tunelab.model import locating
+from tunelab.model.generation import base_generation_config
+from tunelab.model.loading import check_base_model, load_base_model
 from tunelab.model.locating import resolve_model
+from tunelab.model.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -128,3 +135,31 @@ def test_a_folder_has_no_revision(path: str, model_folder: Path):
 def test_what_is_no_name_at_all_is_one_sentence():
     with pytest.raises(ModelError, match=r"^model\.path: 'a b' is neither a folder nor a hub name"):
         resolve_model("a b")
+
+
+def test_a_cached_model_without_network_asks_the_hub_once(model_folder, tmp_path, monkeypatch):
+    """Beside the files that are there, transformers asks for several that need not be, each with retries."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--owner--model"
+    shutil.copytree(model_folder, kept / "snapshots" / "abc")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    asked: list[str] = []
+
+    def no_route(*arguments, **_):
+        asked.extend(each for each in arguments if each == "owner/model")
+        raise OSError("no route")
+
+    monkeypatch.setattr(HfApi, "model_info", no_route)
+    for connect in ("socket.getaddrinfo", "socket.create_connection"):
+        monkeypatch.setattr(connect, no_route)
+    locating._hub_answers.cache_clear()
+    config = ModelConfig(path="owner/model")
+    tokenizer = load_tokenizer(config)
+    check_base_model(config, len(tokenizer))
+    base_generation_config(config)
+    load_base_model(config, torch.device("cpu"))
+    assert asked == ["owner/model"]
+    locating._hub_answers.cache_clear()

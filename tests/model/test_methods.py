@@ -28,9 +28,9 @@ from tunelab.model.budget import (
     restore_budget,
     settle_ranks,
 )
-from tunelab.model.export import export_model
 from tunelab.model.initializing import as_plain_lora, changes_the_base, check_initialization
 from tunelab.model.loading import load_base_model
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import UNSUPPORTED_TYPES, read_tuning, refuse_contradictions
 from tunelab.training.checkpoint import read_checkpoint, write_checkpoint

@@ -14,7 +14,7 @@ from tunelab.compose import dump_config, load_config
 from tunelab.config import DType, EvaluateConfig, ExportConfig, ExportKind, ModelConfig, Quantization, forget_reads
 from tunelab.errors import ConfigError, ModelError
 from tunelab.evaluate import evaluate
-from tunelab.exporting import export
+from tunelab.export.exporting import export
 from tunelab.finetune import fine_tune
 from tunelab.model.adapter import attach_adapter, build_peft_config, load_adapter, ready_for_adapter
 from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base

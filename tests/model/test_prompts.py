@@ -25,8 +25,8 @@ from tunelab.evaluate import evaluate
 from tunelab.evaluation.generating import Completion, can_be_completed, generate
 from tunelab.finetune import fine_tune
 from tunelab.model.adapter import attach_adapter, build_peft_config, load_adapter, ready_for_adapter
-from tunelab.model.export import export_model
 from tunelab.model.loading import enable_checkpointing, load_base_model
+from tunelab.model.saving import export_model
 from tunelab.model.virtual_tokens import num_virtual_tokens, num_virtual_tokens_of_folder
 from tunelab.run import RunFolder
 from tunelab.training.module import CausalLMModule

@@ -24,7 +24,6 @@ from tunelab.evaluation.generating import generate
 from tunelab.model import quantizing
 from tunelab.model.adapter import CausalLM, attach_adapter, base_of, count_parameters, ready_for_adapter
 from tunelab.model.attention import VARLEN
-from tunelab.model.export import export_model
 from tunelab.model.loading import load_base_model
 from tunelab.model.quantizing import (
     PACKAGES,
@@ -33,6 +32,7 @@ from tunelab.model.quantizing import (
     quantization_config,
     quantization_report,
 )
+from tunelab.model.saving import export_model
 from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
 from tunelab.training.doctor import diagnose
 from tunelab.training.objective import SftObjective

@@ -1,5 +1,6 @@
 """Python code that a checkpoint brings runs only where it is asked for by key."""
 
+import io
 import json
 import shutil
 import sys
@@ -8,13 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from transformers import AutoModelForCausalLM
 
-from tunelab.config import ModelConfig
+from tunelab.chat.conversing import chat
+from tunelab.config import ChatConfig, ExportConfig, ExportKind, ModelConfig
 from tunelab.errors import ModelError
+from tunelab.export.exporting import export
+from tunelab.model.adapter import attach_adapter, build_peft_config
 from tunelab.model.loading import check_base_model, load_base_model
+from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.preflight import fingerprints, prepare
 
+LORA = {"_target_": "peft.LoraConfig", "r": 4, "target_modules": "all-linear"}
 CODE = """
 from pathlib import Path
 
@@ -96,3 +103,24 @@ def test_provenance_says_so(folder: Path, tiny_config, tmp_path: Path):
 def test_provenance_of_a_plain_model_is_as_before(model_folder: Path, tiny_config, tmp_path: Path):
     config = tiny_config(f"output_dir={tmp_path}")
     assert fingerprints(config, prepare(config))["base_model"].keys() == {"path", "revision", "sha256"}
+
+
+def test_export_and_chat_run_it_where_it_is_asked_for(folder: Path, tmp_path: Path, monkeypatch, capsys):
+    model = ModelConfig(path=str(folder), trust_remote_code=True)
+    adapter = tmp_path / "adapter"
+    wrapped = attach_adapter(load_base_model(model, torch.device("cpu")), build_peft_config(LORA), seed=0)
+    export_model(wrapped, load_tokenizer(model), str(folder), adapter)
+    loaded = []
+    monkeypatch.setattr(
+        "tunelab.subject.load_saved_tokenizer", lambda *given: loaded.append(given) or load_tokenizer(model)
+    )
+    merged = tmp_path / "merged"
+    config = ExportConfig(to=str(merged), adapter=str(adapter), kind=ExportKind.merged, model=model, max_examples=0)
+    export(config, None, None, [])
+    assert loaded == [(adapter, True)]
+    assert (merged / "own.py").is_file()
+    again = AutoModelForCausalLM.from_pretrained(merged, trust_remote_code=True)
+    assert type(again).__name__ == "OwnForCausalLM"
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
+    chat(ChatConfig(adapter=str(adapter), model=model, max_new_tokens=2), None, None, [])
+    assert capsys.readouterr().err.count("error") == 0

@@ -5,13 +5,15 @@ from functools import partial
 
 import pytest
 import torch
+from model.families import save_miniature
 from transformers import CohereConfig, GraniteConfig, LlamaConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from tunelab.config import Attention, Precision
+from tunelab.config import Attention, ModelConfig, Precision, Quantization
 from tunelab.data.collating import collate
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import ModelError
+from tunelab.model.loading import load_base_model
 from tunelab.training import doctor
 from tunelab.training.doctor import Check, choose_layout, diagnose
 from tunelab.training.objective import SftObjective, supervised_positions
@@ -178,6 +180,16 @@ def test_a_model_that_sees_the_future_is_refused(examples):
     with pytest.raises(ModelError, match=r"^model\.path: expected a causal language model"):
         doctor.require_causal(found.causal)
     doctor.require_causal(examine(make("llama"), examples).causal)
+
+
+def test_a_base_that_cannot_be_computed_with_as_it_is_quantised_says_so(tmp_path, examples):
+    folder = save_miniature("mamba", tmp_path / "mamba")  # multiplies by a weight itself, past its layer
+    model = load_base_model(ModelConfig(path=str(folder), quantization=Quantization.nf4), torch.device("cpu"))
+    said = r"^model\.path: expected a base model that can be computed with .*; set model\.quantization=none"
+    with pytest.raises(ModelError, match=said):
+        doctor.require_causal(examine(model, examples).causal)
+    with pytest.raises(ModelError, match=said):
+        doctor.require_computable(model)
 
 
 def test_weights_that_are_no_numbers_are_refused(examples):

@@ -39,6 +39,7 @@ from tunelab.config.roots import (
     PrepareConfig,
     RunConfig,
     Split,
+    SubjectConfig,
 )
 from tunelab.config.section import (
     MISSING,
@@ -98,6 +99,7 @@ __all__ = [
     "Schedule",
     "Section",
     "Split",
+    "SubjectConfig",
     "TagsConfig",
     "TrainOn",
     "TrainerConfig",

@@ -8,7 +8,7 @@ from typing import Any
 from tunelab.config.data import DataConfig
 from tunelab.config.evaluation import EvaluationConfig
 from tunelab.config.model import DType, ModelConfig
-from tunelab.config.section import MISSING, Section, require
+from tunelab.config.section import MISSING, Section, require, to_plain
 from tunelab.config.training import ObjectiveConfig, OptimConfig, TrainerConfig
 from tunelab.errors import ConfigError
 
@@ -74,25 +74,54 @@ class Split(Enum):
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig(Section):
-    """What `evaluate.py` measures: a run folder, or any adapter on any data."""
+class SubjectConfig(Section):
+    """What a command works on: a run, or an adapter (a whole tuned model) and the base model that it belongs to."""
 
-    run: str | None = None  # a run folder of train.py: its base model, data and adapter
+    run: str | None = None  # a run folder of train.py: its base model, data, template and adapter
     adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
     other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
+    model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The folders that are named beside a run or instead of one; adapters, or one whole model."""
+        return () if self.adapter is None else (self.adapter,)
+
+    def as_run(self) -> RunConfig:
+        """The run that would have made it, where `run` names none."""
+        return RunConfig(model=self.model, trainer=self.trainer)
+
+    def require_tuned(self, more: str = "") -> None:
+        """Raise a ConfigError where nothing is named; `more` is another way to name it."""
+        if self.run is None and not self.places:
+            raise ConfigError(
+                "run: expected a run folder or an adapter, found neither; "
+                f"set run=<run folder>{',' if more else ' or'} adapter=<PEFT folder>{more}."
+            )
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig(SubjectConfig):
+    """What `evaluate.py` measures: a run folder, or any adapter on any data."""
+
     split: Split = Split.test
     output_dir: str = "outputs"  # without `run`: results go to <output_dir>/evaluations/…
-    model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
     data: DataConfig = field(default_factory=DataConfig)  # without `run`
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # without `run`: where and how precisely
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.run is None and self.adapter is None:
-            raise ConfigError(
-                "run: expected a run folder or an adapter, found neither; "
-                "set run=<run folder> or adapter=<PEFT folder>."
-            )
+        self.require_tuned()
+
+    def as_run(self) -> RunConfig:
+        """The run that would have made it, where `run` names none."""
+        return RunConfig(
+            output_dir=self.output_dir,
+            model=self.model,
+            data=self.data,
+            trainer=self.trainer,
+            evaluation=self.evaluation,
+        )
 
 
 class ExportKind(Enum):
@@ -124,25 +153,20 @@ class Combination(Enum):
 
 
 @dataclass(kw_only=True)
-class ExportConfig(Section):
+class ExportConfig(SubjectConfig):
     """What `tunelab export` writes: an adapter or a merged model, as other programs read them."""
 
     to: str = MISSING  # a new folder
     kind: ExportKind = ExportKind.adapter
-    run: str | None = None  # a run folder of train.py: its base model, data and adapter
-    adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
     adapters: list[str] = field(default_factory=list[str])  # several LoRA folders, combined into one; with `run` or not
     weights: list[float] = field(default_factory=list[float])  # one for each of `adapters`; empty: equal, of sum 1
     combination: Combination = Combination.cat
     density: float | None = None  # fraction of the values that ties, dare and magnitude_prune keep
-    other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
     dtype: DType = DType.auto  # kind=merged: type of the stored weights; auto: as the base checkpoint
     split: Split = Split.validation  # kind=merged: what it is compared on with the model as trained
     max_examples: int = 32  # kind=merged: first examples of the split; 0: no comparison, and no data needed
     output_dir: str = "outputs"  # without `run`: where prepared data are kept
-    model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
     data: DataConfig = field(default_factory=DataConfig)  # without `run`: the template, and what to compare on
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)  # what a data group may set; not used here
 
     def __post_init__(self) -> None:
@@ -159,20 +183,23 @@ class ExportConfig(Section):
             )
         if self.adapter is not None and self.adapters:
             raise ConfigError("adapter: expected adapter or adapters, found both; remove one of them.")
-        if self.run is None and self.adapter is None and not self.adapters:
-            raise ConfigError(
-                "run: expected a run folder or an adapter, found neither; "
-                "set run=<run folder>, adapter=<PEFT folder> or adapters=[<PEFT folder>,<PEFT folder>]."
-            )
+        self.require_tuned(" or adapters=[<PEFT folder>,<PEFT folder>]")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The one adapter, or those that become one."""
+        return tuple(self.adapters) or super().places
+
+    def as_run(self) -> RunConfig:
+        """The run that would have made it, where `run` names none."""
+        folder = str(to_plain(self)["output_dir"])  # used for a comparison alone, and counted as read there
+        return RunConfig(output_dir=folder, model=self.model, data=self.data, trainer=self.trainer)
 
 
 @dataclass(kw_only=True)
-class ChatConfig(Section):
+class ChatConfig(SubjectConfig):
     """Whom `tunelab chat` lets speak, and how."""
 
-    run: str | None = None  # a run folder of train.py: its base model, template and adapter
-    adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
-    other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
     base: bool | None = None  # show the base model's answers too; null: in a terminal, where something was trained
     system: str | None = None  # a system message, where the template takes one
     temperature: float = 0.0  # 0: always the most likely token, as in evaluation
@@ -181,11 +208,13 @@ class ChatConfig(Section):
     seed: int = 0  # of sampling
     drop_oldest: bool = False  # leave out the oldest turns where the conversation is longer than the model's positions
     template: str = "auto"  # without `run`: as data.template
-    model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
 
     def __post_init__(self) -> None:
         require(self.temperature >= 0, "temperature", "0 or more", self.temperature)
         require(0 < self.top_p <= 1, "top_p", "a probability in (0, 1]", self.top_p)
         require(self.max_new_tokens >= 1, "max_new_tokens", "at least 1 token", self.max_new_tokens)
         require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)
+
+    def as_run(self) -> RunConfig:
+        """The run that would have made it, where `run` names none."""
+        return RunConfig(model=self.model, trainer=self.trainer, data=DataConfig(template=self.template))

@@ -18,6 +18,7 @@ from tunelab.evaluation.scores import Estimate, Scores, estimates, score_answers
 from tunelab.evaluation.scoring import parse_object
 from tunelab.evaluation.statistics import Floats
 from tunelab.evaluation.sums import TokenScores
+from tunelab.model.tokenizer import completion_text
 from tunelab.model.virtual_tokens import num_virtual_tokens
 
 
@@ -165,9 +166,7 @@ def _answers(
 
 
 def _answer(tokenizer: Any, done: Completion, example: EvaluationExample) -> Answer:
-    # Cleaning up would change what the model wrote ("a ." to "a.").
-    text = tokenizer.decode(done.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(text, example.response, len(done.token_ids), done.finished)
+    return Answer(completion_text(tokenizer, done.token_ids), example.response, len(done.token_ids), done.finished)
 
 
 def _predictions(

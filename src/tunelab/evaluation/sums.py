@@ -6,6 +6,14 @@ from dataclasses import dataclass
 import torch
 
 
+def perplexity(loss: float) -> float:
+    """exp(loss), of a loss in nats per token; inf where that exceeds a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class TokenScores:
     """What a forward pass says of each supervised token of a micro-batch: three (tokens,) tensors on one device.
@@ -62,10 +70,7 @@ class TokenSums:
     @property
     def perplexity(self) -> float:
         """exp(loss); inf where that exceeds a float, nan where there is no supervised token."""
-        try:
-            return math.exp(self.loss)
-        except OverflowError:
-            return math.inf
+        return perplexity(self.loss)
 
     @property
     def token_accuracy(self) -> float:

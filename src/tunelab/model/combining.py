@@ -13,6 +13,7 @@ from tunelab.config import Combination
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter import require_all_weights
 from tunelab.model.initializing import changes_the_base
+from tunelab.model.origin import read_origin
 
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
 
@@ -98,6 +99,8 @@ def _plain_lora(config: PeftConfig, folder: Path) -> LoraConfig:
         problem = "one with use_dora"
     elif changes_the_base(config):
         problem = "one whose start was taken out of the base"
+    elif (origin := read_origin(folder)) is not None and origin.start:
+        problem = "one that makes up for the error of quantised weights (LoftQ)"
     elif config.bias != "none" or config.lora_bias:
         problem = "one with trained biases"
     elif config.modules_to_save or config.trainable_token_indices or config.target_parameters:

@@ -2,26 +2,36 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from tunelab.config import ModelConfig
-from tunelab.model.locating import resolve_model
-from tunelab.model.tokenizer import pad_token_id
+from tunelab.model.locating import reads_local_files_only, resolve_model
+from tunelab.model.tokenizer import end_token_ids, pad_token_id, token_id
+
+
+def completion_ends(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, end_of_turn: str) -> tuple[int, ...]:
+    """Ids at which completions end: the end of turn that training taught, and the base model's own, sorted.
+
+    The one answer for samples, scores, conversations and what is exported.
+    """
+    own = end_token_ids(tokenizer, base_generation_config(config))
+    return tuple(sorted({*own, token_id(tokenizer, end_of_turn)}))
 
 
 def base_generation_config(config: ModelConfig) -> GenerationConfig:
-    """The base model's own; an empty one where it has none."""
+    """The base model's own; where it has no file of its own for that, what its config.json says, as transformers."""
     source = resolve_model(config.path, config.revision)
+    local = reads_local_files_only(source)
     try:
-        return GenerationConfig.from_pretrained(
-            source, revision=config.revision or "main", local_files_only=Path(source).is_dir()
-        )
+        return GenerationConfig.from_pretrained(source, revision=config.revision or "main", local_files_only=local)
     except (OSError, ValueError, HfHubHTTPError):
-        return GenerationConfig()
+        architecture = AutoConfig.from_pretrained(
+            source, revision=config.revision, trust_remote_code=config.trust_remote_code, local_files_only=local
+        )
+        return GenerationConfig.from_model_config(architecture)
 
 
 def taught_generation(base: Any, ends: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tunelab.config import DType, ModelConfig, Quantization
 from tunelab.errors import ModelError, first_line
-from tunelab.model.locating import refuse_code, resolve_model
+from tunelab.model.locating import reads_local_files_only, refuse_code, resolve_model
 from tunelab.model.new_tokens import add_embeddings, new_token_ids
 from tunelab.model.quantizing import compute_with_stored_weights, quantization_config
 from tunelab.model.tokenizer import load_tokenizer
@@ -28,7 +28,10 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
     source = resolve_model(config.path, config.revision)
     try:
         architecture = AutoConfig.from_pretrained(
-            source, revision=config.revision, trust_remote_code=config.trust_remote_code
+            source,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            local_files_only=reads_local_files_only(source),
         )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         refuse_code(config.path, error)
@@ -71,7 +74,8 @@ def load_base_model(config: ModelConfig, device: torch.device) -> PreTrainedMode
         ModelError: weights are missing or damaged, or the quantisation is not available here.
     """
     source = resolve_model(config.path, config.revision)
-    options: dict[str, Any] = {"dtype": torch_dtype(config.dtype, device)}
+    here = {"local_files_only": reads_local_files_only(source)}
+    options: dict[str, Any] = {"dtype": torch_dtype(config.dtype, device), "adapter_kwargs": here, **here}
     if config.quantization is not Quantization.none:
         options["quantization_config"] = quantization_config(config, device)
     if device.type != "cpu" or "quantization_config" in options:

@@ -1,5 +1,6 @@
 """Finds out in seconds whether a base model can be had: embedded, in a folder, in the local cache, or on the hub."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -50,6 +51,30 @@ def resolve_model(path: str, revision: str | None = None) -> str:
     return path
 
 
+def reads_local_files_only(source: str) -> bool:
+    """Whether the files of `source` (from `resolve_model`) are to be read from this machine alone.
+
+    So for a folder, and for a hub that does not answer: libraries would ask it again for every file that a checkpoint
+    may lack, with retries. It is asked once a process.
+    """
+    return Path(source).is_dir() or _is_offline() or not _hub_answers(source)
+
+
+@functools.cache
+def _hub_answers(name: str) -> bool:
+    try:
+        HfApi().model_info(name, timeout=PROBE_TIMEOUT_SECONDS)
+    except HfHubHTTPError:  # a refusal is an answer
+        return True
+    except Exception:  # the HTTP client's own errors: no route, no name service, time-out
+        return False
+    return True
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
 def refuse_code(path: str, error: BaseException | None = None) -> None:
     """Raise the sentence for a checkpoint whose own Python code would have to run; pass over other errors.
 
@@ -72,7 +97,7 @@ def _looks_like_folder(path: str) -> bool:
 def _probe_hub(name: str, revision: str | None) -> None:
     where = f"{name!r}" + (f" at revision {revision!r}" if revision else "")
     remedy = "set model.path=<folder> to use a copy on this machine"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if _is_offline():
         raise ModelError(f"model.path: {where} is not in the local cache, and HF_HUB_OFFLINE is set; {remedy}.")
     try:
         found = HfApi().model_info(name, revision=revision, timeout=PROBE_TIMEOUT_SECONDS)

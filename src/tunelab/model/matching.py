@@ -16,7 +16,7 @@ from tunelab.config import ModelConfig
 from tunelab.embedded import locate
 from tunelab.errors import ModelError, first_line
 from tunelab.model.adapter import is_adapter_folder
-from tunelab.model.locating import resolve_model
+from tunelab.model.locating import reads_local_files_only, resolve_model
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -145,7 +145,12 @@ def _on_meta(config: PeftConfig, base: ModelConfig) -> Any:
         config.init_lora_weights = True  # others compute with the base weights
     try:
         source = resolve_model(base.path, base.revision)
-        architecture = AutoConfig.from_pretrained(source, revision=base.revision, trust_remote_code=False)
+        architecture = AutoConfig.from_pretrained(
+            source,
+            revision=base.revision,
+            trust_remote_code=False,
+            local_files_only=reads_local_files_only(source),
+        )
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
             model = AutoModelForCausalLM.from_config(architecture)

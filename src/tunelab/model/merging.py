@@ -6,10 +6,13 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from peft.utils.integrations import dequantize_bnb_weight
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tunelab.config import DType
+from tunelab.config import DType, ModelConfig
 from tunelab.errors import ModelError, first_line
+from tunelab.model.loading import load_base_model, load_unquantized
+from tunelab.model.quantizing import stored_method
 
 SHARD_SIZE = "5GB"
 
@@ -20,17 +23,48 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     Raises:
         ModelError: PEFT cannot merge this adapter, or the sum holds numbers that are not finite.
     """
+    tuner: Any = model.base_model
     try:
         with warnings.catch_warnings():
             # Whether tied weights were merged right is shown by the comparison of the logits afterwards.
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
-            tuner: Any = model.base_model
             return cast(PreTrainedModel, tuner.merge_and_unload(safe_merge=True))
-    except (ValueError, TypeError, NotImplementedError, RuntimeError, AttributeError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:  # how PEFT's methods refuse
         kind = type(model.active_peft_config).__name__.removesuffix("Config")
         raise ModelError(
             f"kind: expected an adapter that PEFT can merge, found {kind} ({first_line(error)}); set kind=adapter."
         ) from error
+
+
+@torch.no_grad()
+def load_dequantized(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """The base in float32, where 4-bit weights with the values that they stand for.
+
+    Raises:
+        ModelError: as `load_base_model`.
+    """
+    model, stored = load_unquantized(config, device), load_base_model(config, device)
+    for name, module in stored.named_modules():
+        if type(module).__name__ == "Linear4bit":
+            model.get_parameter(f"{name}.weight").copy_(dequantize_bnb_weight(cast(Any, module).weight))
+    return model
+
+
+def refuse_quantized_checkpoint(config: ModelConfig, architecture: Any) -> None:
+    """Refuse to merge into weights that are stored quantised: nobody has the others.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    method = stored_method(architecture)
+    if method is not None:
+        raise ModelError(
+            f"kind: expected a base whose weights are not quantised for kind=merged, found {config.path!r}, stored by "
+            f"{method}; set kind=adapter, or name its unquantised weights: adapter=<PEFT folder> model.path=<them> "
+            "other_base=true."
+        )
 
 
 def stored_dtype(dtype: DType, architecture: Any) -> torch.dtype:
@@ -49,9 +83,9 @@ def write_model(model: PreTrainedModel, dtype: torch.dtype, generation: Any, fol
     model.save_pretrained(str(folder), max_shard_size=SHARD_SIZE)
 
 
-def reload_model(folder: Path, device: torch.device) -> PreTrainedModel:
+def reload_model(folder: Path, device: torch.device, trust_remote_code: bool = False) -> PreTrainedModel:
     """What plain transformers makes of the folder, in the type it was stored in."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype="auto", use_safetensors=True, local_files_only=True
+        str(folder), dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=trust_remote_code
     )
     return cast(PreTrainedModel, loaded.to(device).eval())

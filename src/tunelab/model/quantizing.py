@@ -61,7 +61,7 @@ def check_quantization(architecture: Any, config: ModelConfig) -> str | None:
     Raises:
         ModelError: it is to be quantised a second time, or a package that reads the checkpoint is missing.
     """
-    stored = _stored_method(architecture)
+    stored = stored_method(architecture)
     wanted = None if config.quantization is Quantization.none else config.quantization.value
     if stored is None:
         return wanted
@@ -163,7 +163,7 @@ def _int8_forward(layer: Any, inputs: torch.Tensor) -> torch.Tensor:
     return output if layer.bias is None else output + layer.bias.to(output.dtype)
 
 
-def _stored_method(architecture: Any) -> str | None:
+def stored_method(architecture: Any) -> str | None:
     """The method named in config.json; bitsandbytes' early files name only their bits."""
     stored: Any = getattr(architecture, "quantization_config", None)
     if stored is None:

@@ -1,5 +1,6 @@
 """The tokenizer and its policy for pad and end-of-turn tokens: stated, never guessed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError, first_line
-from tunelab.model.locating import refuse_code, resolve_model
+from tunelab.model.locating import reads_local_files_only, refuse_code, resolve_model
 from tunelab.model.new_tokens import add_tokens
 
 # A pad token is never read by the model (padding is masked out), so any id will do; eos is the usual choice.
@@ -28,7 +29,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
             source,
             revision=config.revision,
             trust_remote_code=config.trust_remote_code,
-            local_files_only=Path(source).is_dir(),
+            local_files_only=reads_local_files_only(source),
         )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         refuse_code(config.path, error)
@@ -49,14 +50,14 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_saved_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer that an export holds, chat template included.
 
     Raises:
         ModelError: its files cannot be read.
     """
     try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"adapter: no usable tokenizer in {str(folder)!r} ({first_line(error)}); export it again."
@@ -76,6 +77,11 @@ def pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id that fills padded rows."""
     pad: Any = tokenizer.pad_token_id
     return int(pad)
+
+
+def completion_text(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """What a model wrote, as it wrote it: cleaning up would change it ("a ." to "a.")."""
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

@@ -85,13 +85,39 @@ def require_causal(check: Check) -> None:
     """Refuse a model that sees what it is to predict.
 
     Raises:
-        ModelError: hidden states change with later tokens, or are no numbers.
+        ModelError: hidden states change with later tokens, or are no numbers, or cannot be computed.
     """
+    if not check.holds and check.difference is None:
+        raise _not_computable(check.reason)
     if not check.holds:
         raise ModelError(
             "model.path: expected a causal language model with finite weights, found hidden states that depend on "
             f"later tokens or are no numbers ({check.reason}); choose another base model."
         )
+
+
+def require_computable(model: CausalLM) -> None:
+    """Refuse, by one token, a model whose code goes past its layers to their weights, which are quantised.
+
+    Raises:
+        ModelError: it cannot be computed with.
+    """
+    device = next(model.parameters()).device
+    probe = TokenizedExample(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool), "a probe")
+    try:
+        with torch.no_grad():
+            last_hidden_state(model, _dense(probe, device))
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _not_computable(first_line(error)) from error
+
+
+def _not_computable(reason: str) -> ModelError:
+    return ModelError(
+        "model.path: expected a base model that can be computed with as it is stored, found one that cannot "
+        f"({reason}); set model.quantization=none (peft=lora) where it is quantised, or choose another base model."
+    )
 
 
 def choose_layout(wanted: Attention, check: Check) -> bool:
@@ -183,8 +209,12 @@ def _dense(example: TokenizedExample, device: torch.device) -> MicroBatch:
     return collate([example], padded=True, pad_token_id=0).to(device)
 
 
-def _deviation(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
-    """Largest absolute difference in standard deviations of `expected`, and what rounding may make of it."""
+def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest absolute difference, in standard deviations of `expected`."""
     spread = expected.double().std().clamp_min(1e-30)
-    difference = (found.double() - expected.double()).abs().max() / spread
-    return float(difference), TOLERANCE[expected.dtype]
+    return float((found.double() - expected.double()).abs().max() / spread)
+
+
+def _deviation(found: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:
+    """The deviation, and what rounding may make of it."""
+    return deviation(found, expected), TOLERANCE[expected.dtype]

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +12,25 @@ import torch
 
 from tunelab.atomic import write_json, write_text
 from tunelab.audit import refuse_unread_keys
-from tunelab.card import Card, read_method
 from tunelab.config import Combination, ExportConfig, ExportKind, RunConfig, mark_read, to_plain
 from tunelab.data.prompting import Prompter
 from tunelab.embedded import locate
 from tunelab.errors import CheckpointError, ConfigError
-from tunelab.merge import Merging, merge_and_compare
+from tunelab.export.card import Card, method_without_adapter, read_method
+from tunelab.export.merge import Merging, merge_and_compare
+from tunelab.export.serving import Served, modelfile, serving_commands
 from tunelab.model.combining import Mixture, check_mixture, combine
-from tunelab.model.export import export_model
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import load_unquantized
 from tunelab.model.matching import read_adapter_config, refuse_unmergeable
-from tunelab.model.tokenizer import end_token_ids, token_id
-from tunelab.opening import Subject, open_subject
+from tunelab.model.origin import RECORD
+from tunelab.model.saving import export_model
 from tunelab.run import RunFolder, complete_folder
-from tunelab.serving import Served, modelfile, serving_commands
+from tunelab.subject import Subject, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 
 # Beside the weights and the tokenizer, made anew for each export; of an adapter's folder they are not copied.
-OUR_FILES = ("README.md", "generation_config.json", "Modelfile", "export.json")
+OUR_FILES = ("README.md", "generation_config.json", "Modelfile", RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +55,20 @@ def export(config: ExportConfig, run: RunConfig | None, folder: RunFolder | None
     quiet_libraries()
     with complete_folder(Path(config.to)) as staging:
         subject = open_subject(config, run, folder)
-        mixture = _mixture(config, subject)
+        subject = replace(subject, mixture=_mixture(config, subject))
         if config.kind is ExportKind.adapter:
             _require_adapter(subject)
             refuse_unread_keys(config, overrides)
             with console.status("writing the adapter"):
-                written = _write_adapter(subject, mixture, staging)
+                written = _write_adapter(subject, staging)
         else:
             for place in subject.adapters:
                 refuse_unmergeable(read_adapter_config(place), subject.run.model)
-            merging = Merging(subject, mixture, config.dtype, config.split, config.max_examples)
+            mark_read(config, "output_dir")
+            merging = Merging(subject, config.dtype, config.split, config.max_examples)
             found = merge_and_compare(merging, staging, partial(refuse_unread_keys, config, overrides), console)
             kind = "merged" if subject.adapters else "full"
-            written = Written(kind, _method(subject, mixture), found.facts(), {"Fidelity": found.markdown()})
+            written = Written(kind, _method(subject), found.facts(), {"Fidelity": found.markdown()})
             console.print(found.line(), soft_wrap=True)
         served = _finish(Path(config.to), subject, written, staging)
     console.print(f"folder       {config.to}\n{serving_commands(served)}", soft_wrap=True)
@@ -95,11 +96,12 @@ def _require_adapter(subject: Subject) -> None:
         )
 
 
-def _write_adapter(subject: Subject, mixture: Mixture | None, staging: Path) -> Written:
+def _write_adapter(subject: Subject, staging: Path) -> Written:
     """Copy the files of one adapter, or make one of several."""
+    mixture = subject.mixture
     if mixture is None:
         _copy_adapter(subject.adapters[0], staging)
-        return Written("adapter", _method(subject, None), {}, {})
+        return Written("adapter", _method(subject), {}, {})
     base = load_unquantized(subject.run.model, torch.device("cpu"))
     model = combine(base, mixture)
     export_model(model, subject.tokenizer, locate(to_plain(subject.run.model)["path"]), staging)
@@ -117,9 +119,9 @@ def _copy_adapter(source: Path, staging: Path) -> None:
 
 def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> Served:
     """Add tokenizer, end tokens, card, Modelfile and export.json; return what the commands for serving need."""
-    tokenizer, model = subject.tokenizer, subject.run.model
+    tokenizer, model, template = subject.tokenizer, subject.run.model, subject.template()
     tokenizer.save_pretrained(str(staging))
-    ends = _end_ids(subject)
+    ends = subject.ends(Prompter(template, tokenizer))
     settings = taught_generation(base_generation_config(model), ends, tokenizer)
     settings.save_pretrained(str(staging))
     plain = to_plain(model)
@@ -127,42 +129,37 @@ def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> 
         folder=target,
         base=locate(plain["path"]),
         is_adapter=written.kind == "adapter",
-        rank=_lora_rank(staging) if written.kind == "adapter" else None,
-        has_chat_template=subject.template.writes_bos and (staging / "chat_template.jinja").is_file(),
+        rank=_lora_rank(staging) if written.kind == "adapter" and not subject.makes_up_for_quantization else None,
+        has_chat_template=template.writes_bos and (staging / "chat_template.jinja").is_file(),
     )
     tokens = [str(tokenizer.convert_ids_to_tokens(each)) for each in ends]
-    write_text(staging / "Modelfile", modelfile(served, subject.template, tokenizer, tokens))
-    write_text(staging / "README.md", _card(target.name, subject, written).render())
-    facts = {"kind": written.kind, "base_model": plain, "template": subject.template.name, "end_tokens": tokens}
-    write_json(staging / "export.json", {**facts, "method": written.method, **written.facts})
+    write_text(staging / "Modelfile", modelfile(served, template, tokenizer, tokens))
+    write_text(staging / "README.md", _card(target.name, subject, template.name, written).render())
+    facts = {"kind": written.kind, "base_model": plain, "template": template.name, "end_tokens": tokens}
+    origin = subject.origin.to_dict() if subject.origin else None
+    write_json(staging / RECORD, {**facts, "method": written.method, "trained_on": origin, **written.facts})
     return served
 
 
-def _end_ids(subject: Subject) -> list[int]:
-    """Ids at which completions end: the end of turn that training taught, and the model's own."""
-    taught = token_id(subject.tokenizer, Prompter(subject.template, subject.tokenizer).end_of_turn)
-    own = end_token_ids(subject.tokenizer, base_generation_config(subject.run.model))
-    return sorted({*own, taught})
-
-
-def _card(title: str, subject: Subject, written: Written) -> Card:
+def _card(title: str, subject: Subject, template: str, written: Written) -> Card:
     folder = subject.folder
     return Card(
         title=title,
         kind=written.kind,
         base=subject.run.model,
         method=written.method,
-        template=subject.template.name,
+        template=template,
+        trained_on=subject.origin,
         metrics=folder.read_summary().get("metrics", {}) if folder else {},
         provenance=folder.read_json("provenance.json") if folder else {},
         notes=written.notes,
     )
 
 
-def _method(subject: Subject, mixture: Mixture | None) -> str:
-    if mixture is not None:
+def _method(subject: Subject) -> str:
+    if (mixture := subject.mixture) is not None:
         return f"{len(mixture.folders)} LoRA adapters combined by {mixture.combination.value}"
-    return read_method(subject.adapters[0]) if subject.adapters else "every weight trained"
+    return read_method(subject.adapters[0]) if subject.adapters else method_without_adapter(subject.run)
 
 
 def _parts(mixture: Mixture) -> dict[str, Any]:

@@ -9,19 +9,25 @@ from typing import Any
 
 from huggingface_hub import ModelCardData, try_to_load_from_cache
 
-from tunelab.config import ModelConfig, RunConfig, to_plain
+from tunelab.config import ModelConfig, Quantization, RunConfig, to_plain
 from tunelab.embedded import PREFIX
+from tunelab.evaluation.metrics import REGISTRY, Unit
+from tunelab.evaluation.metrics.token_level import LOSS, NATS, PERPLEXITY, TOKEN_ACCURACY
 from tunelab.model.locating import resolve_model
+from tunelab.model.origin import Origin, origin_of_run, read_origin
+from tunelab.model.quantizing import FOUR_BITS
+from tunelab.model.tuning import read_tuning
 from tunelab.run import RunFolder
 
-_PERCENT = ("token_accuracy", "exact_match", "json_valid", "finished_fraction", "field_f1")
+_METRICS = {metric.name: metric for metric in (LOSS, PERPLEXITY, TOKEN_ACCURACY, *REGISTRY.values())}
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     """What a card says.
 
-    `kind`: adapter, merged or full. `method`: the adapter's settings in words. `metrics`: as in summary.json;
+    `kind`: adapter, merged or full. `method`: the adapter's settings in words; `trained_on`: how its base was stored,
+    None where that is not recorded. `metrics`: as in summary.json;
     `provenance`: as in provenance.json. `notes`: further sections, title → Markdown.
     """
 
@@ -30,6 +36,7 @@ class Card:
     base: ModelConfig
     method: str
     template: str
+    trained_on: Origin | None = None
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -59,16 +66,21 @@ class Card:
         plain = to_plain(self.base)
         revision = f" at revision `{plain['revision']}`" if plain["revision"] else ""
         what = {"adapter": "An adapter for", "merged": "An adapter merged into"}.get(self.kind, "A full fine-tuning of")
-        stored = plain["quantization"]
-        quantised = f", trained on the base quantised to {stored}" if stored != "none" else ""
         return (
-            f"{what} `{_shown(plain['path'])}`{revision}: {self.method}{quantised}. "
+            f"{what} `{_shown(plain['path'])}`{revision}: {self.method}{self._training()}. "
             f"Prompt template: `{self.template}`.\n"
         )
 
+    def _training(self) -> str:
+        if self.kind == "full":
+            return ""
+        if self.trained_on is None:
+            return "; whether its base was quantised in training is not recorded"
+        return f", trained on {self.trained_on}"
+
     def _sections(self) -> dict[str, str]:
         return {
-            "Use": _loading(self.kind, self.base),
+            "Use": _loading(self.kind, self.base, self.trained_on),
             "Results": metrics_table(self.metrics),
             **self.notes,
             "Data and base": _sources(self.provenance),
@@ -85,11 +97,22 @@ def run_card(config: RunConfig, template: str, folder: RunFolder, export: Path |
         title=to_plain(config)["name"],
         kind="adapter" if is_adapter else "full",
         base=config.model,
-        method=read_method(place) if is_adapter else "every weight trained",
+        method=read_method(place) if is_adapter else method_without_adapter(config),
         template=template,
+        trained_on=read_origin(place),
         metrics=folder.summary.metrics,
         provenance=folder.read_json("provenance.json"),
     ).render()
+
+
+def run_record(config: RunConfig, template: str, end_tokens: Sequence[str], quantization: str | None) -> dict[str, Any]:
+    """What export.json says beside the adapter of a run; `quantization`: of its base, by `config` or in its files."""
+    return {
+        "base_model": to_plain(config.model),
+        "template": template,
+        "end_tokens": list(end_tokens),
+        "trained_on": origin_of_run(config, quantization).to_dict(),
+    }
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
@@ -122,6 +145,14 @@ def read_method(folder: Path) -> str:
     return method_in_words(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
 
 
+def method_without_adapter(config: RunConfig) -> str:
+    """What was trained where there is no adapter."""
+    num_layers = read_tuning(to_plain(config)["peft"]).num_layers
+    if num_layers is None:
+        return "every weight trained"
+    return f"the last {num_layers} decoder layers trained" if num_layers > 1 else "the last decoder layer trained"
+
+
 def base_license(base: ModelConfig) -> str | None:
     """The licence that the base model's own card names in its front matter; None where it names none."""
     plain = to_plain(base)
@@ -150,7 +181,7 @@ def _shown(path: str) -> str:
     return path if is_hub_name(path) or path.startswith(PREFIX) else Path(path).name
 
 
-def _loading(kind: str, base: ModelConfig) -> str:
+def _loading(kind: str, base: ModelConfig, trained_on: Origin | None) -> str:
     plain = to_plain(base)
     path, shown = plain["path"], _shown(plain["path"])
     name = json.dumps(path if is_hub_name(path) else f"<folder of {shown}>")
@@ -162,14 +193,27 @@ def _loading(kind: str, base: ModelConfig) -> str:
             'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
             'model = AutoModelForCausalLM.from_pretrained("<this folder>", dtype="auto")',
         )
+    settings = _bitsandbytes(trained_on)
+    quantized = f", quantization_config=BitsAndBytesConfig({settings})" if settings else ""
     return _python(
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if settings else ''}",
         "",
         'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
-        f"base = AutoModelForCausalLM.from_pretrained({name}{revision})",
+        f"base = AutoModelForCausalLM.from_pretrained({name}{revision}{quantized})",
         'model = PeftModel.from_pretrained(base, "<this folder>")',
     )
+
+
+def _bitsandbytes(trained_on: Origin | None) -> str:
+    """The arguments that quantise a base as it was in training; empty where nothing has to."""
+    kind = trained_on.quantization if trained_on else Quantization.none.value
+    if kind == Quantization.int8.value:
+        return "load_in_8bit=True"
+    if trained_on is None or kind not in [each.value for each in FOUR_BITS]:
+        return ""
+    double = f"bnb_4bit_use_double_quant={trained_on.double_quantization}"
+    return f'load_in_4bit=True, bnb_4bit_quant_type="{kind}", {double}'
 
 
 def _python(*lines: str) -> str:
@@ -210,12 +254,16 @@ def _licence(base: ModelConfig) -> str:
 
 
 def _label(name: str) -> str:
-    unit = " (nats/token)" if name.endswith("/loss") else " %" if _is_percent(name) else ""
-    return f"{name}{unit}"
+    unit = _unit(name)
+    if unit is None:
+        return name
+    return f"{name} ({unit.name})" if unit is NATS else f"{name}{unit.symbol}"
 
 
-def _is_percent(name: str) -> bool:
-    return any(part in _PERCENT for part in name.split("/"))
+def _unit(name: str) -> Unit | None:
+    """What `<split>/<metric>` or `<split>/<metric>/<part>` is counted in; None for a count."""
+    found = (_METRICS[part].unit for part in name.split("/") if part in _METRICS)
+    return next(found, None)
 
 
 def _value(name: str, value: float | None) -> str:
@@ -223,4 +271,5 @@ def _value(name: str, value: float | None) -> str:
         return "–"
     if name.rpartition("/")[2].startswith("num_"):
         return f"{value:,.0f}"
-    return f"{100 * value:.1f}" if _is_percent(name) else f"{value:,.4f}"
+    unit = _unit(name)
+    return f"{unit.scale * value:.1f}" if unit and unit.scale != 1 else f"{value:,.4f}"

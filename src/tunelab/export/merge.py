@@ -13,19 +13,26 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from tunelab.config import DType, ModelConfig, Precision, Quantization, RunConfig, Split, mark_read, to_plain
+from tunelab.config import DType, ModelConfig, Precision, RunConfig, Split, to_plain
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import CheckpointError, DataError
-from tunelab.evaluation.divergence import Divergence, compare_models
 from tunelab.evaluation.generating import inference
-from tunelab.model.adapter import CausalLM, load_adapter, ready_for_adapter, skip_input_casts
-from tunelab.model.combining import Mixture, combine
+from tunelab.export.divergence import Divergence, compare_models
+from tunelab.model.adapter import CausalLM, load_adapter
+from tunelab.model.combining import combine
 from tunelab.model.generation import base_generation_config
-from tunelab.model.loading import check_base_model, load_base_model, load_unquantized, tuned_as_base
-from tunelab.model.merging import merge_adapter, reload_model, stored_dtype, write_model
-from tunelab.opening import Subject
+from tunelab.model.loading import check_base_model, load_unquantized, tuned_as_base
+from tunelab.model.merging import (
+    load_dequantized,
+    merge_adapter,
+    refuse_quantized_checkpoint,
+    reload_model,
+    stored_dtype,
+    write_model,
+)
 from tunelab.preflight import prepare
-from tunelab.training.doctor import TOLERANCE
+from tunelab.subject import Subject, check_loading, load_tuned
+from tunelab.training.doctor import TOLERANCE, deviation
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 
 NUM_PROBES = 3
@@ -37,7 +44,6 @@ class Merging:
     """What is merged, the type it is stored in, and what it is compared on (`max_examples` 0: nothing)."""
 
     subject: Subject
-    mixture: Mixture | None
     dtype: DType
     split: Split
     max_examples: int
@@ -58,14 +64,16 @@ class Fidelity:
     comparison: Divergence | None
     split: str
     trained_as: str
+    merged_onto: str
 
     def facts(self) -> dict[str, Any]:
         """The part of export.json."""
         check = {"merge_difference_std": self.merge_difference, "rounding_rms_std": self.rounding}
+        stored = {"dtype": self.dtype, "merged_onto": self.merged_onto, "logits": check}
         if self.comparison is None:
-            return {"dtype": self.dtype, "logits": check, "comparison": None}
+            return {**stored, "comparison": None}
         found = {"split": self.split, "trained_as": self.trained_as, **self.comparison.to_dict()}
-        return {"dtype": self.dtype, "logits": check, "comparison": found}
+        return {**stored, "comparison": found}
 
     def line(self) -> str:
         """The figures in one line."""
@@ -82,9 +90,9 @@ class Fidelity:
     def markdown(self) -> str:
         """The section of the card."""
         check = (
-            f"Stored in {self.dtype}; read back bit for bit. In standard deviations of the logits, the merge in "
-            f"float32 differs from base and adapter by at most {self.merge_difference:.2g}, and rounding adds "
-            f"{self.rounding:.2g} (root mean square)."
+            f"Made of {self.merged_onto}, stored in {self.dtype}; read back bit for bit. In standard deviations of "
+            f"the logits, the merge in float32 differs from base and adapter by at most {self.merge_difference:.2g}, "
+            f"and rounding adds {self.rounding:.2g} (root mean square)."
         )
         if self.comparison is None:
             return f"{check} It was not compared with the model as trained."
@@ -102,17 +110,16 @@ class Fidelity:
 def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None], console: Console) -> Fidelity:
     """Write the merged model (or the fully tuned one) into `staging`, read it back, and compare.
 
-    The adapter is always merged onto the unquantised base, in float32; the sum is rounded once, to the stored type.
-    `audit` is called before weights are loaded.
+    The adapter is merged onto the unquantised base, in float32; one that makes up for the error of quantised weights,
+    onto the values of these. The sum is rounded once, to the stored type. `audit` is called before weights are loaded.
 
     Raises:
         CheckpointError: what was read back is not what was merged.
         TunelabError: the data, the base or the adapter cannot be used.
     """
     run, subject = merging.subject.run, merging.subject
-    mark_read(run.model, "dtype", "quantization")
-    if to_plain(run.model)["quantization"] != Quantization.none.value:
-        mark_read(run.model, "double_quantization")
+    refuse_quantized_checkpoint(run.model, subject.architecture)
+    check_loading(subject)
     device = resolve_device(run.trainer)
     precision = resolve_precision(run.trainer.precision, device)
     examples = _examples(merging)
@@ -128,14 +135,22 @@ def merge_and_compare(merging: Merging, staging: Path, audit: Callable[[], None]
         _compare_weights(merged, staging)
         del merged
         gc.collect()  # its memory is needed for the two models that are compared
-        after = reload_model(staging, device)
-        _require(_deviation(_logits(after, probes), stored), dtype, "the model read back", "the one written")
+        after = reload_model(staging, device, run.model.trust_remote_code)
+        _require(deviation(_logits(after, probes), stored), dtype, "the model read back", "the one written")
     comparison = None
     if examples:
         with console.status("comparing with the model as it was trained"):
-            before = _as_trained(merging, precision, device)
+            before = load_tuned(subject, device, precision)
             comparison = compare_models(before, after, examples, partial(autocast, precision, device))
-    return Fidelity(name, merge_difference, rounding, comparison, merging.split.value, _trained_as(run, precision))
+    return Fidelity(
+        dtype=name,
+        merge_difference=merge_difference,
+        rounding=rounding,
+        comparison=comparison,
+        split=merging.split.value,
+        trained_as=_trained_as(run, precision),
+        merged_onto=_merged_onto(subject),
+    )
 
 
 def _write(
@@ -145,15 +160,16 @@ def _write(
     probes: Sequence[torch.Tensor],
     staging: Path,
     device: torch.device,
-) -> tuple[PreTrainedModel, list[torch.Tensor], float, float]:
+) -> tuple[PreTrainedModel, torch.Tensor, float, float]:
     """Write the model in `dtype`; return it, its logits, and how these differ before and after the rounding.
 
     The first difference is that of the merge in float32 from base and adapter (largest), the second what rounding to
     `dtype` adds (root mean square), both in standard deviations of the logits.
     """
-    model: CausalLM = load_unquantized(source, device)
-    if merging.mixture is not None:
-        model = combine(model, merging.mixture)
+    load = load_dequantized if merging.subject.makes_up_for_quantization else load_unquantized
+    model: CausalLM = load(source, device)
+    if merging.subject.mixture is not None:
+        model = combine(model, merging.subject.mixture)
     elif merging.subject.adapters:
         model = load_adapter(model, merging.subject.adapters[0])
     expected = _logits(model, probes)
@@ -161,7 +177,7 @@ def _write(
     exact = _logits(merged, probes)
     write_model(merged, dtype, base_generation_config(source), staging)
     stored = _logits(merged, probes)
-    return merged, stored, _deviation(exact, expected), _rms_deviation(stored, exact)
+    return merged, stored, deviation(exact, expected), _rms_deviation(stored, exact)
 
 
 def _compare_weights(model: PreTrainedModel, staging: Path) -> None:
@@ -214,36 +230,29 @@ def _probes(subject: Subject, examples: Sequence[TokenizedExample]) -> list[torc
     return [torch.randint(len(subject.tokenizer), (64,), generator=generator) for _ in range(NUM_PROBES)]
 
 
-def _logits(model: CausalLM, probes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _logits(model: CausalLM, probes: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The logits of all probes, each by itself: (tokens, vocabulary) in float32."""
     device = next(model.parameters()).device
     with inference(model):
-        return [model(input_ids=ids[None].to(device), use_cache=False).logits[0].float().cpu() for ids in probes]
+        rows = [model(input_ids=ids[None].to(device), use_cache=False).logits[0].float().cpu() for ids in probes]
+    return torch.cat(rows)
 
 
-def _deviation(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-    """The largest absolute difference, in standard deviations of what was expected."""
-    ours, theirs = torch.cat(list(found)).double(), torch.cat(list(expected)).double()
-    return float((ours - theirs).abs().max() / theirs.std().clamp_min(1e-30))
-
-
-def _rms_deviation(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-    ours, theirs = torch.cat(list(found)).double(), torch.cat(list(expected)).double()
+def _rms_deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The root mean square difference, in standard deviations of what was expected."""
+    ours, theirs = found.double(), expected.double()
     return float((ours - theirs).square().mean().sqrt() / theirs.std().clamp_min(1e-30))
-
-
-def _as_trained(merging: Merging, precision: Precision, device: torch.device) -> CausalLM:
-    """Base and adapter as the run had them, the base quantised where it was."""
-    subject = merging.subject
-    if subject.whole is not None:
-        return load_base_model(tuned_as_base(subject.run.model, subject.whole), device)
-    base = ready_for_adapter(load_base_model(subject.run.model, device))
-    model = combine(base, merging.mixture) if merging.mixture else load_adapter(base, subject.adapters[0])
-    if precision is not Precision.fp32:
-        skip_input_casts(model)
-    return model
 
 
 def _trained_as(run: RunConfig, precision: Precision) -> str:
     plain = to_plain(run.model)
     stored = plain["quantization"] if plain["quantization"] != "none" else None
     return f"{stored} base, {precision.value}" if stored else precision.value
+
+
+def _merged_onto(subject: Subject) -> str:
+    if subject.whole is not None:
+        return "the weights as trained"
+    if subject.makes_up_for_quantization:
+        return f"the values of the {subject.quantization} weights, whose error the adapter makes up for"
+    return "the unquantised weights"
