@@ -11,6 +11,7 @@ from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError
 from tunelab.model.adapter import (
     ParameterCount,
+    Start,
     attach_adapter,
     base_of,
     build_peft_config,
@@ -19,6 +20,7 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.loading import load_base_model
+from tunelab.model.tuning import Tuning
 
 CPU = torch.device("cpu")
 LORA = {"_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -205,3 +207,19 @@ def test_an_adapter_that_is_not_finite_is_refused(base, model_folder: Path, tmp_
     fresh = load_base_model(ModelConfig(path=str(model_folder)), torch.device("cpu"))
     with pytest.raises(ModelError, match="1 of its weights are not finite, first"):
         load_adapter(fresh, tmp_path)
+
+
+def test_the_last_layers_of_a_mixture_of_experts_are_decoder_layers():
+    """Its lists of experts are as long as, or longer than, its list of layers."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    experts = {"num_local_experts": 6, "num_experts_per_tok": 2, "num_hidden_layers": 3}
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=64, **sizes, **experts))
+    for layer in model.model.layers:  # as architectures whose experts are modules keep them
+        layer.mlp.listed = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(6))
+        layer.mlp.as_many = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+    attach_adapter(model, None, 0, Start(Tuning(num_layers=2)))
+    trained = {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"1", "2"}
+    assert all(p.requires_grad for layer in model.model.layers[1:] for p in layer.parameters())

@@ -198,6 +198,16 @@ def test_muon_has_the_hidden_matrices_and_adamw_the_rest():
     assert sum(len(group["params"]) for group in hidden.param_groups) == 2 * 7
 
 
+def test_what_an_adapter_trains_of_embeddings_is_no_hidden_matrix():
+    """Rows of new tokens, and LoRA's factors of an embedding, are matrices only in their shape."""
+    model = lora(target_modules=["q_proj", "embed_tokens"], trainable_token_indices={"lm_head": [3, 4]})
+    hidden, rest = build(MUON, model=model, rest=ADAMW).parts
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    kinds = [{names[id(p)].split(".")[-2] for g in part.param_groups for p in g["params"]} for part in (hidden, rest)]
+    assert kinds[0] == {"default"}  # q_proj.lora_A.default.weight
+    assert kinds[1] == {"lora_embedding_A", "lora_embedding_B", "trainable_tokens_delta"}
+
+
 def test_an_adapter_of_matrices_alone_needs_no_rest():
     assert type(build(MUON, model=lora(), rest=ADAMW)) is torch.optim.Muon
 

@@ -190,8 +190,7 @@ def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel
     """Train everything, or the last `num_layers` decoder layers."""
     if num_layers is None:
         return model.requires_grad_(True)
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    layers = max(lists, key=len, default=torch.nn.ModuleList())
+    layers = _decoder_layers(model)
     if num_layers > len(layers):
         raise ModelError(
             f"peft.num_layers: expected at most the {len(layers)} decoder layers of this model, found {num_layers}; "
@@ -201,6 +200,19 @@ def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel
     for layer in layers[-num_layers:]:
         layer.requires_grad_(True)
     return model
+
+
+def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The outermost list of as many modules as the configuration has layers: a list of experts may be as long."""
+    count = int(model.config.get_text_config().num_hidden_layers)
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    fitting = [(name.count("."), module) for name, module in lists if len(module) == count]
+    if not fitting:
+        raise ModelError(
+            f"peft.num_layers: expected a list of the {count} decoder layers in {type(model).__name__}, found none; "
+            "use peft=none to train everything."
+        )
+    return min(fitting, key=lambda each: each[0])[1]
 
 
 def _require_targets(model: Any, wanted: object) -> None:

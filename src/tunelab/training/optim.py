@@ -132,9 +132,13 @@ def _is_b_matrix(name: str) -> bool:
 
 
 def _outside(model: torch.nn.Module) -> set[str]:
-    """Names of the parameters that are no hidden matrices: embeddings, the head, and all that is not 2-D."""
+    """Names of the parameters that are no hidden matrices: embeddings, the head, and all that is not 2-D.
+
+    What an adapter trains of an embedding (rows of new tokens, LoRA's factors) belongs to it: PEFT keeps the embedding
+    itself as `base_layer` of the module that holds them.
+    """
     find_head = getattr(model, "get_output_embeddings", None)
-    ends = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    ends = [m for m in model.modules() if isinstance(getattr(m, "base_layer", m), torch.nn.Embedding)]
     ends += [head] if find_head and (head := find_head()) is not None else []
     at_ends = {id(parameter) for module in ends for parameter in module.parameters()}
     return {name for name, p in model.named_parameters() if p.ndim != 2 or id(p) in at_ends}
