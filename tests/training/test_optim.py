@@ -13,15 +13,21 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import OptimConfig
-from tunelab.data.datamodule import StepPlan
+from tunelab.config import OptimConfig, RunConfig
 from tunelab.errors import ConfigError
 from tunelab.finetune import fine_tune
-from tunelab.model.adapter import CausalLM, attach_adapter
-from tunelab.preflight import build_adapter_config, check_optimizer
+from tunelab.model.adapter import CausalLM, attach_adapter, trains_b_matrices
+from tunelab.preflight import build_adapter_config
 from tunelab.run import RunFolder
 from tunelab.training.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
-from tunelab.training.optim import CombinedOptimizer, build_optimizer, set_learning_rate, suggested_learning_rate
+from tunelab.training.optim import (
+    CombinedOptimizer,
+    Trained,
+    build_optimizer,
+    check_optimizer,
+    set_learning_rate,
+    suggested_learning_rate,
+)
 
 CPU = torch.device("cpu")
 ADAMW = {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]}
@@ -308,6 +314,11 @@ def test_a_run_resumes_with_the_same_bits(overrides: list[str], tiny_config, tmp
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def check(config: RunConfig) -> None:
+    adapter = build_adapter_config(config)
+    check_optimizer(config.optim, 0.1, 2, Trained(trains_b_matrices(adapter), adapter is None), CPU)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -330,7 +341,7 @@ def test_a_run_resumes_with_the_same_bits(overrides: list[str], tiny_config, tmp
 def test_what_the_optimizer_refuses_is_said_before_the_weights(overrides: list[str], message: str, tiny_config):
     config = tiny_config(*overrides)
     with pytest.raises(ConfigError, match=message):
-        check_optimizer(config, 0.1, StepPlan.create(8, 4, 0, 1, None), build_adapter_config(config), CPU)
+        check(config)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +355,7 @@ def test_what_the_optimizer_refuses_is_said_before_the_weights(overrides: list[s
 )
 def test_a_key_that_the_schedule_does_not_read_is_refused(override: str, unused: bool, tiny_config):
     config = tiny_config(override)
-    check_optimizer(config, 0.1, StepPlan.create(8, 4, 0, 1, None), build_adapter_config(config), CPU)
+    check(config)
     with pytest.raises(ConfigError, match="nothing uses it") if unused else nullcontext():
         refuse_unread_keys(config, [override], below="optim.")
 

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import json
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +20,16 @@ from peft import (
 )
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers  # pyright: ignore[reportPrivateUsage]
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from tunelab.components import build_component, resolve_target
 from tunelab.errors import ConfigError, ModelError, first_line
+from tunelab.model.adapter_folder import is_adapter_folder
 from tunelab.model.budget import stand_ins
+from tunelab.model.continuing import continued_config
 from tunelab.model.initializing import (
     Batch,
-    changes_the_base,
     finish_initialization,
     initialization,
     look_at_examples,
@@ -72,10 +72,10 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     """
     folder = read_tuning(node).folder
     if folder is not None:
-        return read_adapter_config(folder)
-    node = {key: value for key, value in node.items() if key not in OWN_KEYS}
+        return continued_config(folder)
     if node.get("_target_") is None:
         return None
+    node = {key: node[key] for key in node if key not in OWN_KEYS}  # which counts all the others as read
     if node.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise ConfigError(f"peft.task_type: expected 'CAUSAL_LM', found {node['task_type']!r}; remove it.")
     parameters = inspect.signature(resolve_target(str(node["_target_"]), "peft", PeftConfig)).parameters
@@ -87,46 +87,6 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     check_prompt_method(config)
     refuse_unsupported(config)
     check_numbers(config)
-    return config
-
-
-def read_adapter_config(folder: Path) -> PeftConfig:
-    """The configuration of the adapter in a PEFT folder, whose weights can be read.
-
-    Raises:
-        ModelError: there is no adapter, it is half-written, or it cannot be trained on.
-    """
-    if not is_adapter_folder(folder):
-        raise ModelError(
-            f"peft.from_adapter: expected a PEFT folder with adapter_config.json, or a run folder, found neither in "
-            f"{str(folder)!r}."
-        )
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
-            list(file.keys())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"peft.from_adapter: the adapter in {str(folder)!r} is incomplete or damaged ({first_line(error)}); "
-            "export it again."
-        ) from error
-    if config.is_prompt_learning:
-        raise ModelError(
-            f"peft.from_adapter: {str(folder)!r} holds virtual tokens, which PEFT does not train on; start new ones "
-            "with peft=prompt_tuning."
-        )
-    if hasattr(config, "total_step"):
-        raise ModelError(
-            f"peft.from_adapter: {str(folder)!r} holds an adapter whose ranks were pruned, which cannot be trained on; "
-            "start a new one with peft=adalora."
-        )
-    if changes_the_base(config):
-        raise ModelError(
-            f"peft.from_adapter: {str(folder)!r} ({initialization(config)}) belongs to changed base weights; "
-            "save it as plain LoRA first, as runs of tunelab do (PEFT: path_initial_model_for_weight_conversion)."
-        )
-    refuse_unsupported(config)
-    config.inference_mode = False
     return config
 
 
@@ -235,11 +195,6 @@ def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
                 f"peft.modules_to_save: expected names of modules, found {name!r}"
                 f"{did_you_mean(name, sorted(known)) or '.'}"
             )
-
-
-def is_adapter_folder(folder: Path) -> bool:
-    """True where PEFT has written an adapter."""
-    return (folder / "adapter_config.json").is_file()
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:

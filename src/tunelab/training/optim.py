@@ -2,14 +2,17 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tunelab.components import build_component, resolve_target
-from tunelab.config import OptimConfig
-from tunelab.errors import ConfigError
+from tunelab.config import OptimConfig, mark_read
+from tunelab.errors import ConfigError, first_line
+from tunelab.training.schedules import learning_rate
 
+VIRTUAL_TOKENS_LR = 3e-3  # suggested for prompt methods on every model: Lester et al. 2021 take one rate for all sizes
 LR_RATIO = "lr_ratio"  # of a parameter group: its rate over that of the schedule
 B_MATRICES = {"lora_B", "lora_embedding_B"}  # PEFT's names of the factor that starts at zero
 Parameters = Mapping[str, torch.nn.Parameter]
@@ -89,6 +92,52 @@ def suggested_learning_rate(hidden_size: int, adapter: bool) -> float:
     """
     rate = 5e-5 * (10 if adapter else 1) * (2000 / hidden_size) ** 0.781
     return float(f"{rate:.1e}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What is known of the trained parameters before there are any.
+
+    `b_matrices`: LoRA's factors are among them; `everything`: they are the model's own, vectors included;
+    `weighs_gradients`: the adapter looks at the gradients after the step (AdaLoRA's importance).
+    """
+
+    b_matrices: bool
+    everything: bool
+    weighs_gradients: bool = False
+
+
+def check_optimizer(config: OptimConfig, lr: float, total_steps: int, trained: Trained, device: torch.device) -> None:
+    """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate.
+
+    Raises:
+        ConfigError: the optimizer cannot be built, cannot step, or does not go with the adapter.
+    """
+    model = _stand_in(trained.b_matrices, bool(config.rest) or trained.everything).to(device)
+    optimizer = build_optimizer(config, model, lr, False)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    try:
+        optimizer.step()
+    except Exception as error:  # whatever the optimizer raises for a value that the user set
+        raise ConfigError(
+            f"optim.optimizer: {type(optimizer).__name__} cannot take a step with these arguments "
+            f"({first_line(error)}); change optim.optimizer."
+        ) from error
+    changed = any(not bool((p.grad == 1).all()) for p in model.parameters() if p.grad is not None)
+    if trained.weighs_gradients and changed:
+        raise ConfigError(
+            f"optim.optimizer: expected one that leaves the gradients as they are, by which the adapter prunes its "
+            f"ranks, found {type(optimizer).__name__}; set optim=adamw."
+        )
+    learning_rate(config, lr, total_steps - 1, total_steps)
+    mark_read(config, "max_grad_norm")
+
+
+def _stand_in(b_matrices: bool, has_vectors: bool) -> torch.nn.Module:
+    """Matrices named as the adapter's will be, just large enough for states of 8 bits, and vectors beside them."""
+    names = ("lora_A", "lora_B") if b_matrices else ("weights",)
+    return torch.nn.ModuleDict({name: torch.nn.Linear(64, 64, bias=has_vectors) for name in names})
 
 
 def _build(
