@@ -46,7 +46,7 @@ from tunelab.training.checkpoint import BEST, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import Loggers, log_result, log_samples
-from tunelab.training.module import CausalLMModule, StepSettings
+from tunelab.training.module import MEASURED, CausalLMModule, StepSettings
 from tunelab.training.objective import has_plain_head
 from tunelab.training.trainer import build_trainer
 
@@ -171,7 +171,8 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         )
     if plan.val_every_steps is None:
         return None
-    module.load_state_dict(read_checkpoint(folder.checkpoints / BEST)["state_dict"], strict=False)
+    best = read_checkpoint(folder.checkpoints / BEST)
+    module.load_state_dict(best.get(MEASURED, best["state_dict"]), strict=False)
     return checkpoint.best_step
 
 

@@ -281,6 +281,8 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", GROUP)
 def test_each_trains_and_goes_on_where_it_stopped(name: str, kind: str, compose_config, tmp_path: Path):
     """The second half from a checkpoint, with a fresh model and optimizer, gives the same bits."""
+    if name.startswith("schedule_free"):
+        pytest.importorskip("schedulefree", reason="needs schedulefree: pip install 'tunelab[optimizers]'")
     make = {"lora": lora, "full": full}[kind]
     config = compose_config(f"optim={name}").optim
     lr = config.lr_factor * (1e-2 if kind == "lora" else 2e-3)

@@ -32,7 +32,7 @@ def read_adapter_config(folder: Path, key: str = "adapter") -> PeftConfig:
         return PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{key}: {str(folder)!r} has no usable {CONFIG}, it is incomplete or damaged ({first_line(error)}); "
+            f"{key}: {str(folder)!r} is incomplete or damaged: it has no usable {CONFIG} ({first_line(error)}); "
             "export it again."
         ) from error
 
@@ -45,13 +45,16 @@ def read_shapes(folder: Path, key: str = "adapter") -> Shapes:
     """
     path = folder / WEIGHTS
     if not path.is_file():
-        raise ModelError(f"{key}: {str(folder)!r} is incomplete, {WEIGHTS} is missing; export it again.")
+        raise ModelError(
+            f"{key}: {str(folder)!r} is incomplete or damaged: expected {WEIGHTS}, found none; export it again."
+        )
     try:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
-            f"{key}: {str(path)!r} is incomplete or damaged ({first_line(error)}); export it again."
+            f"{key}: {str(folder)!r} is incomplete or damaged: {WEIGHTS} cannot be read ({first_line(error)}); export "
+            "it again."
         ) from error
 
 

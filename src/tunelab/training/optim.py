@@ -10,6 +10,7 @@ import torch
 from tunelab.components import build_component, resolve_target
 from tunelab.config import OptimConfig, mark_read
 from tunelab.errors import ConfigError, first_line
+from tunelab.training.averaging import averaged_weights, begin_training
 from tunelab.training.schedules import learning_rate
 
 VIRTUAL_TOKENS_LR = 3e-3  # suggested for prompt methods on every model: Lester et al. 2021 take one rate for all sizes
@@ -75,7 +76,9 @@ def build_optimizer(
         for slot, node, names in shares
         if names
     ]
-    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+    optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+    begin_training(optimizer)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -116,15 +119,16 @@ def check_optimizer(config: OptimConfig, lr: float, total_steps: int, trained: T
     model = _stand_in(trained.b_matrices, bool(config.rest) or trained.everything).to(device)
     optimizer = build_optimizer(config, model, lr, False)
     for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
+        parameter.grad = torch.full_like(parameter, 0.5)
     try:
         optimizer.step()
+        averaged_weights(optimizer)
     except Exception as error:  # whatever the optimizer raises for a value that the user set
         raise ConfigError(
             f"optim.optimizer: {type(optimizer).__name__} cannot take a step with these arguments "
             f"({first_line(error)}); change optim.optimizer."
         ) from error
-    changed = any(not bool((p.grad == 1).all()) for p in model.parameters() if p.grad is not None)
+    changed = any(not bool((p.grad == 0.5).all()) for p in model.parameters() if p.grad is not None)
     if trained.weighs_gradients and changed:
         raise ConfigError(
             f"optim.optimizer: expected one that leaves the gradients as they are, by which the adapter prunes its "
