@@ -32,6 +32,7 @@ from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.quantizing import quantization_report
+from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.run import RunFolder, recorded
 from tunelab.session import Session, open_loggers, open_session
@@ -44,7 +45,7 @@ from tunelab.training.callbacks import (
 )
 from tunelab.training.checkpoint import BEST, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
-from tunelab.training.launcher import process_rank
+from tunelab.training.launcher import join_processes, process_rank
 from tunelab.training.loggers import Loggers, log_result, log_samples
 from tunelab.training.module import MEASURED, CausalLMModule, StepSettings
 from tunelab.training.objective import has_plain_head
@@ -100,7 +101,7 @@ def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
     new_ids = new_token_ids(session.prepared.tokenizer, config.model.new_tokens)
     if session.plan.tuning.folder is None:  # a continued adapter names its tokens itself
         train_new_tokens(session.plan.peft_config, base, new_ids)
-    model = attach_adapter(base, session.plan.peft_config, config.seed, session.adapter_start())
+    model = _make_adapter(session, base)
     if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
@@ -115,6 +116,14 @@ def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
         "num_parameters": count.total,
     }
     return model
+
+
+def _make_adapter(session: Session, base: PreTrainedModel) -> CausalLM:
+    adapter, start = session.plan.peft_config, session.adapter_start()
+    if adapter is None or session.config.trainer.devices == 1 or not is_computed(adapter, start):
+        return attach_adapter(base, adapter, session.config.seed, start)
+    join_processes(session.prepared.device)
+    return attach_same_adapter(base, adapter, session.config.seed, start)
 
 
 def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement) -> SplitEvaluation | None:

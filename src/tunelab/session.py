@@ -14,8 +14,9 @@ from tunelab.data.collating import collate
 from tunelab.data.inspecting import render_examples
 from tunelab.data.pages import report_page
 from tunelab.data.preparing import report_table
-from tunelab.model.adapter import Start
+from tunelab.model.adapter import Start, check_modules
 from tunelab.model.initializing import Batch
+from tunelab.model.tuning import read_tuning
 from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (
     Prepared,
@@ -79,6 +80,7 @@ def open_session(
     peft_config = build_adapter_config(config)
     for line in continued_adapter(config, peft_config, overrides):
         console.print(line)
+    check_modules(peft_config, read_tuning(config.peft).num_layers, config.model)
     resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
     prepared = prepare(config, num_virtual_tokens(peft_config))
     plan = plan_training(config, prepared, peft_config)

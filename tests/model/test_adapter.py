@@ -15,6 +15,7 @@ from tunelab.model.adapter import (
     attach_adapter,
     base_of,
     build_peft_config,
+    check_modules,
     count_parameters,
     load_adapter,
     skip_input_casts,
@@ -96,6 +97,30 @@ def test_an_unknown_module_lists_those_there_are(base):
         attach_adapter(base, config, seed=0)
     assert "qq_proj" in str(caught.value)
     assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"target_modules": ["q_proj", "qq_proj"]},
+            r"^peft\.target_modules: .*are down_proj, .*, v_proj\), found 'qq_proj'; did you mean '._proj'\?",
+        ),
+        ({"target_modules": "*"}, r"^peft\.target_modules: expected modules of this model .*, found '\*'\.$"),
+        ({"target_modules": "layers.*none"}, r"^peft\.target_modules: .*found 'layers\.\*none'\.$"),
+        ({"modules_to_save": ["lm_heads"]}, r"^peft\.modules_to_save: .*'lm_heads'; did you mean 'lm_head'\?"),
+    ],
+)
+def test_modules_are_found_before_the_weights(options: dict, said: str, model_folder: Path):
+    base = ModelConfig(path=str(model_folder))
+    for sound in ("all-linear", r".*\.q_proj", ["layers.0.mlp.up_proj", "q_proj"]):
+        check_modules(build_peft_config({**LORA, "target_modules": sound}), None, base)
+    check_modules(None, None, base)
+    check_modules(None, 2, base)
+    with pytest.raises(ModelError, match=r"^peft\.num_layers: expected at most the 2 decoder layers"):
+        check_modules(None, 3, base)
+    with pytest.raises(ModelError, match=said):
+        check_modules(build_peft_config({**LORA, **options}), None, base)
 
 
 def test_no_target_means_no_adapter():

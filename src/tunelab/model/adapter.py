@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,10 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers  # pyright: ignore[reportPrivateUsage]
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunelab.components import build_component, resolve_target
+from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter_folder import is_adapter_folder
 from tunelab.model.budget import stand_ins
@@ -37,6 +40,7 @@ from tunelab.model.initializing import (
     remember_start,
 )
 from tunelab.model.lowrank import add_low_rank_in_place
+from tunelab.model.matching import empty_model
 from tunelab.model.tuning import OWN_KEYS, Tuning, check_numbers, read_tuning, refuse_unsupported
 from tunelab.model.virtual_tokens import check_prompt_method
 from tunelab.suggesting import did_you_mean
@@ -90,6 +94,47 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     return config
 
 
+def check_modules(config: PeftConfig | None, num_layers: int | None, base: ModelConfig) -> None:
+    """Check, without weights, that the base model has the modules that are named to be trained.
+
+    Raises:
+        ModelError: a name or a pattern fits no module, or there are fewer layers.
+    """
+    named: Any = getattr(config, "target_modules", None) or getattr(config, "modules_to_save", None)
+    model: Any = empty_model(base) if num_layers or named else None
+    if model is None:
+        return
+    if config is None:
+        _last_layers(model, num_layers or 0)
+        return
+    _require_modules(model, getattr(config, "modules_to_save", None) or [])
+    missing = _missing_targets(model, getattr(config, "target_modules", None) or ())
+    if missing:
+        linear = _linear_names(model)
+        raise ModelError(
+            f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "
+            f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}"
+        )
+
+
+def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
+    """Those of `targets`, a pattern or names, that fit no module, by PEFT's rules."""
+    names = [name for name, _ in model.named_modules() if name]
+    if not isinstance(targets, str):
+        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
+    if targets == "all-linear":
+        return []
+    try:
+        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    except re.error:
+        return [targets]
+
+
+def _linear_names(model: PreTrainedModel) -> list[str]:
+    kinds = (torch.nn.Linear, Conv1D)
+    return sorted({path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, kinds)})
+
+
 def trains_b_matrices(config: PeftConfig | None) -> bool:
     """True where the adapter is a product of two matrices, A and B, as LoRA's are."""
     return isinstance(config, LoraConfig)
@@ -125,10 +170,11 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
     """Raises ModelError where the adapter fits no module."""
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
     config, name = copy.copy(config), initialization(config)
-    names = sorted({path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    names = _linear_names(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
+            warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
             if needs_examples(config):
                 config = _maybe_include_all_linear_layers(config, model)
@@ -150,16 +196,21 @@ def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel
     """Train everything, or the last `num_layers` decoder layers."""
     if num_layers is None:
         return model.requires_grad_(True)
+    layers = _last_layers(model, num_layers)
+    model.requires_grad_(False)
+    for layer in layers:
+        layer.requires_grad_(True)
+    return model
+
+
+def _last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
     layers = _decoder_layers(model)
     if num_layers > len(layers):
         raise ModelError(
             f"peft.num_layers: expected at most the {len(layers)} decoder layers of this model, found {num_layers}; "
             f"set peft.num_layers={len(layers)}, or peft=none to train everything."
         )
-    model.requires_grad_(False)
-    for layer in layers[-num_layers:]:
-        layer.requires_grad_(True)
-    return model
+    return layers[-num_layers:]
 
 
 def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:

@@ -108,19 +108,29 @@ def _on_meta(config: PeftConfig, base: ModelConfig) -> Any:
     """The base with an adapter of this configuration, without memory; None where that cannot be made."""
     if config.is_prompt_learning:
         return None
-    config = copy.deepcopy(config)
+    model, config = empty_model(base), copy.deepcopy(config)
     if isinstance(config, LoraConfig):
         config.init_lora_weights = True  # others compute with the base weights
     try:
-        source = resolve_model(base.path, base.revision)
-        architecture = AutoConfig.from_pretrained(source, revision=base.revision, trust_remote_code=False)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
-            model = AutoModelForCausalLM.from_config(architecture)
-            return get_peft_model(model, config, low_cpu_mem_usage=True)
-    except ModelError:
-        raise
+            return get_peft_model(model, config, low_cpu_mem_usage=True) if model is not None else None
     except Exception:  # of a hundred kinds of layers some cannot be made so: loading checks them
+        return None
+
+
+def empty_model(base: ModelConfig) -> Any:
+    """The modules of the base model without memory for weights; None where only loading can make them.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    source = resolve_model(base.path, base.revision)
+    try:
+        architecture = AutoConfig.from_pretrained(source, revision=base.revision, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(architecture)
+    except Exception:  # said in a sentence when the architecture is checked, or the checkpoint's own code is needed
         return None
 
 
