@@ -100,15 +100,16 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
     Raises:
         ModelError: a name or a pattern fits no module, or there are fewer layers.
     """
-    named: Any = getattr(config, "target_modules", None) or getattr(config, "modules_to_save", None)
-    model: Any = empty_model(base) if num_layers or named else None
+    targets: Any = getattr(config, "target_modules", None) or ()
+    targets = () if targets == "all-linear" else targets
+    saved: Any = getattr(config, "modules_to_save", None) or ()
+    model: Any = empty_model(base) if num_layers or targets or saved else None
     if model is None:
         return
-    if config is None:
-        _last_layers(model, num_layers or 0)
-        return
-    _require_modules(model, getattr(config, "modules_to_save", None) or [])
-    missing = _missing_targets(model, getattr(config, "target_modules", None) or ())
+    if num_layers is not None:
+        _last_layers(model, num_layers)
+    _require_modules(model, saved)
+    missing = _missing_targets(model, targets)
     if missing:
         linear = _linear_names(model)
         raise ModelError(
@@ -122,8 +123,6 @@ def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     if not isinstance(targets, str):
         return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
-    if targets == "all-linear":
-        return []
     try:
         return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
     except re.error:

@@ -25,13 +25,13 @@ def is_computed(config: PeftConfig | None, start: Start) -> bool:
 @torch.no_grad()
 def attach_same_adapter(model: PreTrainedModel, config: PeftConfig, seed: int, start: Start) -> CausalLM:
     """As `attach_adapter`, by all processes of the group: they end with the adapter and the base of the first."""
-    made: list[Any] = [None]
+    wrapped: Any = None
     if dist.get_rank() == 0:
         with torch.enable_grad():  # a start may be a gradient
-            wrapped: Any = attach_adapter(model, config, seed, start)
-        made = [wrapped.peft_config["default"]]
+            wrapped = attach_adapter(model, config, seed, start)
+    made: list[Any] = [wrapped.peft_config["default"] if wrapped is not None else None]
     dist.broadcast_object_list(made)
-    if dist.get_rank() != 0:
+    if wrapped is None:
         wrapped = attach_adapter(model, _ordinary(made[0]), seed)
         wrapped.peft_config["default"] = made[0]
     for parameter in wrapped.parameters():

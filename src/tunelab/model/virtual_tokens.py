@@ -4,7 +4,6 @@ The model itself is called, not PEFT's wrapper: it takes positions of its own, a
 each row, and hidden states instead of logits. That both compute the same is a test.
 """
 
-import json
 from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from tunelab.config import Attention, ModelConfig
 from tunelab.errors import ConfigError, ModelError
+from tunelab.model.adapter_folder import is_adapter_folder, read_adapter_config
 from tunelab.model.locating import resolve_model
 
 IN_CACHE = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
@@ -117,12 +117,12 @@ def num_virtual_tokens(adapter: PeftConfig | torch.nn.Module | None) -> int:
 
 
 def num_virtual_tokens_of_folder(folder: Path) -> int:
-    """As `num_virtual_tokens`, of an adapter on disk; 0 where there is none that can be read."""
-    try:
-        content: Any = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return int(content.get("num_virtual_tokens") or 0)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return 0
+    """As `num_virtual_tokens`, of an adapter on disk; 0 where there is none.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+    """
+    return num_virtual_tokens(read_adapter_config(folder)) if is_adapter_folder(folder) else 0
 
 
 def keeps_tokens_in_cache(adapter: PeftConfig | torch.nn.Module | None) -> bool:
