@@ -29,7 +29,7 @@ from tunelab.model.virtual_tokens import (
     with_own_tokenizer,
 )
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import VIRTUAL_TOKENS_LR, Trained, check_optimizer, suggested_learning_rate
+from tunelab.training.optim import Trained, check_optimizer, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 OBJECTIVES = {Objective.sft: SftObjective}
@@ -147,7 +147,8 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     tuning = read_tuning(config.peft)
     peak_lr = config.optim.lr
     if peak_lr is None:
-        peak_lr = _suggested(peft_config, prepared.hidden_size) * tuning.lr_factor * config.optim.lr_factor
+        suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
+        peak_lr = suggested * tuning.lr_factor * config.optim.lr_factor
         mark_read(config.peft, "lr_factor")
     trained = Trained(trains_b_matrices(peft_config), peft_config is None, plans_budget(peft_config))
     check_optimizer(config.optim, peak_lr, steps.total_steps, trained, prepared.device)
@@ -178,12 +179,6 @@ def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:
         mark_read(config, "regex")
     if config.generate:
         mark_read(config, "max_new_tokens", "generation_batch_tokens")
-
-
-def _suggested(peft_config: PeftConfig | None, hidden_size: int) -> float:
-    if num_virtual_tokens(peft_config):
-        return VIRTUAL_TOKENS_LR
-    return suggested_learning_rate(hidden_size, adapter=peft_config is not None)
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import make_model, make_tokenizer
+from conftest import REPOSITORY, make_model, make_tokenizer
 from peft import CPTConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from steps import ragged_examples
@@ -393,5 +393,9 @@ def test_a_text_is_the_first_prompt(run):
     assert torch.equal(weights(folder)["prompt_embeddings"], wanted)
 
 
-def test_without_an_adapter_there_are_no_virtual_tokens():
+def test_every_choice_is_one_file_with_its_source():
+    for method in CHOICES:
+        first, second, *_ = (REPOSITORY / "conf" / "peft" / f"{method}.yaml").read_text(encoding="utf-8").splitlines()
+        assert first == "# @package _global_"
+        assert "20" in second  # a year
     assert num_virtual_tokens(None) == 0

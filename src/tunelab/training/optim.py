@@ -13,7 +13,6 @@ from tunelab.errors import ConfigError, first_line
 from tunelab.training.averaging import averaged_weights, begin_training
 from tunelab.training.schedules import learning_rate
 
-VIRTUAL_TOKENS_LR = 3e-3  # suggested for prompt methods on every model: Lester et al. 2021 take one rate for all sizes
 LR_RATIO = "lr_ratio"  # of a parameter group: its rate over that of the schedule
 B_MATRICES = {"lora_B", "lora_embedding_B"}  # PEFT's names of the factor that starts at zero
 Parameters = Mapping[str, torch.nn.Parameter]
