@@ -1,10 +1,10 @@
 """Finds keys that were set and would be ignored: a run must not pretend to have used them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunelab.config import Section, read_keys
+from tunelab.config import Section, read_entries, read_keys
 from tunelab.errors import ConfigError
 
 
@@ -28,10 +28,12 @@ def _key_of(override: str) -> str:
 
 
 def _is_unread(section: Any, path: list[str]) -> bool:
-    """True for a field, or a whole section, that was not read; the inside of dictionaries does not count."""
+    """True for a field, a whole section, or a key of a dictionary that was not read; a dictionary was chosen whole."""
     if not isinstance(section, Section) or path[0] not in {f.name for f in dataclasses.fields(section)}:  # pyright: ignore
         return False
     value = object.__getattribute__(section, "__dict__")[path[0]]
     if len(path) == 1:
-        return not isinstance(value, dict) and path[0] not in read_keys(section)
+        return not isinstance(value, Mapping) and path[0] not in read_keys(section)
+    if isinstance(value, Mapping):
+        return path[1] not in read_entries(section, path[0])
     return _is_unread(value, path[1:])

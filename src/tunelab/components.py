@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 ALLOWED_MODULES = {
     "peft": ("peft",),
-    "optim.optimizer": ("torch.optim", "bitsandbytes.optim", "transformers.optimization"),
-    "optim.rest": ("torch.optim", "bitsandbytes.optim", "transformers.optimization"),
+    "optim.optimizer": ("torch.optim", "bitsandbytes.optim", "transformers.optimization", "schedulefree"),
+    "optim.rest": ("torch.optim", "bitsandbytes.optim", "transformers.optimization", "schedulefree"),
     "logger": ("pytorch_lightning.loggers",),
 }
 
@@ -26,7 +26,7 @@ def resolve_target(target: str, slot: str, kind: type[T]) -> type[T]:
     """Return the class `target` names for `slot`.
 
     Raises:
-        ConfigError: the target is not `<listed module>.<Class>`, does not exist, or is no `kind`.
+        ConfigError: the target is not `<listed module>.<Class>`, does not exist, is no `kind`, or lacks its package.
     """
     allowed = ALLOWED_MODULES[slot]
     module_name, _, class_name = target.rpartition(".")
@@ -35,7 +35,13 @@ def resolve_target(target: str, slot: str, kind: type[T]) -> type[T]:
             f"{slot}._target_: expected a class of {' or '.join(allowed)}, found {target!r}; "
             f"set {slot}._target_={allowed[0]}.<Class>."
         )
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        name = error.name or module_name
+        raise ConfigError(
+            f"{slot}._target_: {target} needs the package {name!r}, found not installed; pip install {name}."
+        ) from error
     found = getattr(module, class_name, None)
     if not (inspect.isclass(found) and issubclass(found, kind) and not inspect.isabstract(found)):
         known = [n for n in dir(module) if inspect.isclass(c := getattr(module, n, None)) and issubclass(c, kind)]

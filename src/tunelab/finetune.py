@@ -2,23 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import Logger
-from rich.console import Console
 from transformers import PreTrainedModel
 
-from tunelab.atomic import remove_stale, write_json, write_text
-from tunelab.audit import refuse_unread_keys
-from tunelab.config import Precision, RunConfig, to_plain
+from tunelab.atomic import write_json, write_text
+from tunelab.config import Precision, RunConfig
 from tunelab.data.datamodule import SftDataModule
-from tunelab.data.inspecting import render_examples
-from tunelab.data.pages import report_page
-from tunelab.data.preparing import report_table
 from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
@@ -40,21 +33,10 @@ from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.origin import RECORD
 from tunelab.model.quantizing import quantization_report
 from tunelab.model.saving import export_model
+from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.model.virtual_tokens import num_virtual_tokens
-from tunelab.preflight import (
-    Prepared,
-    TrainingPlan,
-    adapter_start,
-    build_adapter_config,
-    continued_adapter,
-    fingerprints,
-    mark_read_later,
-    plan_training,
-    prepare,
-)
-from tunelab.provenance import continued, doubts, provenance
 from tunelab.run import RunFolder, recorded
+from tunelab.session import Session, open_loggers, open_session
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
     OrderlyStop,
@@ -62,27 +44,13 @@ from tunelab.training.callbacks import (
     RunCheckpoint,
     ValidateAtEnd,
 )
-from tunelab.training.checkpoint import BEST, ResumePoint, newest_checkpoint, read_checkpoint
+from tunelab.training.checkpoint import BEST, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
-from tunelab.training.launcher import process_rank
-from tunelab.training.loggers import build_loggers, limits_of_resuming, log_result, log_samples, start_trackers
-from tunelab.training.module import CausalLMModule, StepSettings
+from tunelab.training.launcher import join_processes, process_rank
+from tunelab.training.loggers import Loggers, log_result, log_samples
+from tunelab.training.module import MEASURED, CausalLMModule, StepSettings
 from tunelab.training.objective import has_plain_head
 from tunelab.training.trainer import build_trainer
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One run under way: its configuration, its folder, and what was prepared for it."""
-
-    config: RunConfig
-    folder: RunFolder
-    prepared: Prepared
-    plan: TrainingPlan
-    console: Console
-    overrides: Sequence[str]  # as typed
-    is_main: bool  # the process that writes, of those that train
-    resume_point: ResumePoint | None
 
 
 def fine_tune(
@@ -100,21 +68,11 @@ def fine_tune(
     with log as console, recorded(folder, config, console.print, is_main):
         console.print(config_tree(config))
         with folder.stage("prepare"):
-            peft_config = build_adapter_config(config)
-            for line in continued_adapter(config, peft_config, overrides):
-                console.print(line)
-            resume_point = newest_checkpoint(folder.checkpoints) if resuming else None
-            prepared = prepare(config, num_virtual_tokens(peft_config))
-            plan = plan_training(config, prepared, peft_config)
-            session = Session(config, folder, prepared, plan, console, overrides, is_main, resume_point)
-            _show_and_save_preparation(session)
-            mark_read_later(config, plan, prepared)
-            refuse_unread_keys(config, overrides)
-            loggers = _loggers(session) if is_main else {}
-            start_trackers(loggers, folder.path)
+            session = open_session(config, folder, overrides, console, resuming)
+            loggers = open_loggers(session)
         with folder.stage("load"):
             base_model = _load_base(session)
-            measure = prove_shortcuts(config, prepared, base_model, console)
+            measure = prove_shortcuts(config, session.prepared, base_model, console)
         if is_main:
             folder.write_json("doctor.json", measure.diagnosis.to_dict())
         base = _measure_base(session, base_model, measure)  # now: some adapters change the base when they are attached
@@ -124,54 +82,6 @@ def fine_tune(
         if not is_main:
             return {}
         return _conclude(session, model, measure, loggers, base, best_step)
-
-
-def _show_and_save_preparation(session: Session) -> None:
-    prepared, folder, console = session.prepared, session.folder, session.console
-    console.print(report_table(prepared.data.report))
-    console.print(render_examples(prepared.data.train, prepared.tokenizer))
-    plan = session.plan.steps
-    console.print(
-        f"{plan.total_steps} optimizer steps of {plan.batch_size} examples over {plan.num_examples}, "
-        f"peak learning rate {session.plan.peak_lr:.2g}, {prepared.precision.value} on {prepared.device}"
-    )
-    if session.is_main:
-        folder.write_json("data_report.json", prepared.data.report.to_dict())
-        folder.write_text("data_report.html", report_page(prepared.data.report))
-        _record_provenance(session)
-
-
-def _record_provenance(session: Session) -> None:
-    """Write where the result comes from, and say whether a resumed run ends with the bits of an uninterrupted one."""
-    config, prepared, folder, point = session.config, session.prepared, session.folder, session.resume_point
-    knobs = {"micro_batch_tokens": config.trainer.micro_batch_tokens, **to_plain(config.objective)}
-    place = {"device": prepared.device.type, "num_devices": config.trainer.devices, "memory_knobs": knobs}
-    record = provenance(session.overrides, {**place, **fingerprints(config, prepared)})
-    if point:
-        record = continued(folder.read_json("provenance.json"), record, point.step)
-    folder.write_json("provenance.json", record)
-    reasons = doubts(record)
-    exactness = "best-effort" if reasons else "bit-exact"
-    folder.summary.facts["reproducibility"] = exactness
-    if point:
-        for problem in point.problems:
-            session.console.print(f"passed over: {problem}")
-        session.console.print(f"resuming from {point.path}")
-    if point or reasons:
-        why = "; ".join(reasons) or "versions, hardware and settings are those recorded"
-        session.console.print(f"reproducibility: {exactness} ({why})")
-
-
-def _loggers(session: Session) -> dict[str, Logger]:
-    point, path = session.resume_point, session.folder.path
-    if point is None:
-        return build_loggers(session.config.logger, path)
-    remove_stale(path)
-    remove_stale(session.folder.checkpoints)
-    loggers = build_loggers(session.config.logger, path, point.step)
-    for line in limits_of_resuming(loggers, path):
-        session.console.print(line)
-    return loggers
 
 
 def _load_base(session: Session) -> PreTrainedModel:
@@ -190,13 +100,13 @@ def _load_base(session: Session) -> PreTrainedModel:
 def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
     config = session.config
     new_ids = new_token_ids(session.prepared.tokenizer, config.model.new_tokens)
-    train_new_tokens(session.plan.peft_config, base, new_ids)
-    start = adapter_start(session.plan, session.prepared, config.seed)
-    model = attach_adapter(base, session.plan.peft_config, config.seed, start)
+    if session.plan.tuning.folder is None:  # a continued adapter names its tokens itself
+        train_new_tokens(session.plan.peft_config, base, new_ids)
+    model = _make_adapter(session, base)
     if session.prepared.precision is not Precision.fp32:
         skip_input_casts(model)
     count = count_parameters(model)
-    session.console.print(f"{count}, adapter {config.peft.get('_target_') or 'none (full fine-tuning)'}")
+    session.console.print(f"{count}, adapter {session.method}")
     if not has_plain_head(model):
         session.console.print("the head is adapted: the model projects the supervised positions itself")
     if new_ids:
@@ -207,6 +117,14 @@ def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
         "num_parameters": count.total,
     }
     return model
+
+
+def _make_adapter(session: Session, base: PreTrainedModel) -> CausalLM:
+    adapter, start = session.plan.peft_config, session.adapter_start()
+    if adapter is None or session.config.trainer.devices == 1 or not is_computed(adapter, start):
+        return attach_adapter(base, adapter, session.config.seed, start)
+    join_processes(session.prepared.device)
+    return attach_same_adapter(base, adapter, session.config.seed, start)
 
 
 def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement) -> SplitEvaluation | None:
@@ -228,7 +146,7 @@ def _keep(folder: RunFolder, found: Mapping[str, Mapping[str, Any]]) -> None:
     summary.facts |= {name: {**summary.facts.get(name, {}), **each} for name, each in beside.items()}
 
 
-def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Mapping[str, Logger]) -> int | None:
+def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Loggers) -> int | None:
     """Train, leave the best weights in `model`, and return the step they are from."""
     config, prepared, plan, folder = session.config, session.prepared, session.plan, session.folder
     settings = StepSettings(
@@ -263,7 +181,8 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Map
         )
     if plan.val_every_steps is None:
         return None
-    module.load_state_dict(read_checkpoint(folder.checkpoints / BEST)["state_dict"], strict=False)
+    best = read_checkpoint(folder.checkpoints / BEST)
+    module.load_state_dict(best.get(MEASURED, best["state_dict"]), strict=False)
     return checkpoint.best_step
 
 
@@ -304,7 +223,7 @@ def _conclude(
     session: Session,
     model: CausalLM,
     measure: Measurement,
-    loggers: Mapping[str, Logger],
+    loggers: Loggers,
     base: SplitEvaluation | None,
     best_step: int | None,
 ) -> dict[str, float]:
@@ -327,8 +246,7 @@ def _conclude(
         if tuned.predictions:
             write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
-    hyperparameters = {**to_plain(config), "peak_lr": session.plan.peak_lr}
-    log_result(list(loggers.values()), hyperparameters, folder.summary.metrics, typed)
+    log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied
     return dict(folder.summary.metrics)
 

@@ -3,34 +3,33 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import Attention, EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
-from tunelab.data.collating import collate
+from tunelab.config import EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
-from tunelab.embedded import locate
-from tunelab.errors import ConfigError, first_line
+from tunelab.errors import ConfigError
 from tunelab.evaluation.metrics import REGEX, check_metrics
-from tunelab.hashing import file_sha256
-from tunelab.model.adapter import Start, build_peft_config, trains_b_matrices
-from tunelab.model.budget import plan_budget
-from tunelab.model.initializing import check_initialization
+from tunelab.model.adapter import build_peft_config, trains_b_matrices
+from tunelab.model.budget import plan_budget, plans_budget
+from tunelab.model.continuing import check_continued
+from tunelab.model.initializing import check_initialization, needs_examples
 from tunelab.model.loading import check_base_model
-from tunelab.model.locating import resolve_model
 from tunelab.model.new_tokens import check_new_tokens
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import Tuning, read_tuning, refuse_contradictions
-from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, with_own_tokenizer
+from tunelab.model.virtual_tokens import (
+    check_positions,
+    check_prompt_training,
+    num_virtual_tokens,
+    with_own_tokenizer,
+)
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import build_optimizer, suggested_learning_rate
-from tunelab.training.schedules import learning_rate
+from tunelab.training.optim import Trained, check_optimizer, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 OBJECTIVES = {Objective.sft: SftObjective}
@@ -73,16 +72,19 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
         ConfigError: the class or an argument is unknown, the weights to be trained are quantised, or virtual tokens do
             not go together with another choice.
     """
-    adapter = build_peft_config(with_own_tokenizer(config.peft, config.model))
+    adapter, tuning = build_peft_config(with_own_tokenizer(config.peft, config.model)), read_tuning(config.peft)
     if num_virtual_tokens(adapter):
-        _check_prompt_training(config, adapter)
-    if config.model.new_tokens:
-        _check_new_tokens(config, adapter)
+        check_prompt_training(adapter, config.model.attention, config.trainer.gradient_checkpointing)
     if adapter is None and config.model.quantization is not Quantization.none:
         raise _not_trainable(config.model.quantization.value)
-    tuning = read_tuning(config.peft)
-    if tuning.folder is None:
-        check_initialization(adapter, tuning.num_calibration_examples, config.model.quantization.value)
+    mark_read(config.peft, "from_adapter", *(["num_layers"] if adapter is None else []))
+    if tuning.folder is not None:  # whose adapter has its tokens and its start
+        return adapter
+    if config.model.new_tokens:
+        check_new_tokens(adapter, tuning.num_layers)
+    check_initialization(adapter, tuning.num_calibration_examples, config.model.quantization.value)
+    if needs_examples(adapter):
+        mark_read(config.peft, "num_calibration_examples")
     return adapter
 
 
@@ -93,45 +95,19 @@ def _not_trainable(quantization: str) -> ConfigError:
     )
 
 
-def _check_new_tokens(config: RunConfig, adapter: PeftConfig | None) -> None:
-    tuning = read_tuning(config.peft)
-    for key, given in (("peft.num_layers", tuning.num_layers), ("peft.from_adapter", tuning.folder)):
-        if given is not None:
-            raise ConfigError(
-                f"model.new_tokens: expected none beside {key}, with which their embeddings would not be trained, "
-                f"found {config.model.new_tokens}; set model.new_tokens=[], or use peft=lora or peft=none."
-            )
-    check_new_tokens(adapter)
-
-
-def _check_prompt_training(config: RunConfig, adapter: PeftConfig | None) -> None:
-    if config.model.attention is Attention.varlen:
-        raise ConfigError(
-            "model.attention: padding-free training was asked for, but virtual tokens stand in front of each example, "
-            "one a row; set model.attention=auto or padded."
-        )
-    if config.trainer.gradient_checkpointing and keeps_tokens_in_cache(adapter):
-        raise ConfigError(
-            "trainer.gradient_checkpointing: expected false for virtual tokens that are keys and values, which "
-            "recomputed layers do not see, found true; set it to false, or use peft=prompt_tuning or p_tuning."
-        )
-
-
 def continued_adapter(config: RunConfig, adapter: PeftConfig | None, overrides: Sequence[str]) -> list[str]:
     """What is to be said of an adapter that is trained on; nothing where a new one is made.
 
     Raises:
-        ConfigError: a typed key contradicts the adapter's own configuration.
+        ConfigError: the chosen method, or a typed key, contradicts the adapter's own configuration.
+        ModelError: the adapter was made for another base model, or for other tokens.
     """
     folder = read_tuning(config.peft).folder
     if folder is None or adapter is None:
         return []
     refuse_contradictions(config.peft, adapter, overrides)
-    lines = [f"continuing the adapter of {folder}, with its own configuration in place of peft's"]
-    base = str(adapter.base_model_name_or_path)
-    if base not in (config.model.path, locate(config.model.path)):
-        lines.append(f"it names another base model: {base}, not {config.model.path}")
-    return lines
+    said = check_continued(folder, adapter, config.model)
+    return [f"continuing the adapter of {folder}, with its own configuration in place of peft's", *said]
 
 
 def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
@@ -151,7 +127,7 @@ def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     quantization = check_quantization(architecture, config.model)
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
-    _check_positions(architecture.get_text_config(), data, num_virtual_tokens)
+    check_positions(architecture.get_text_config(), data.longest, num_virtual_tokens)
     return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens)
 
 
@@ -173,20 +149,11 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     if peak_lr is None:
         suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
         peak_lr = suggested * tuning.lr_factor * config.optim.lr_factor
-    check_optimizer(config, peak_lr, steps, peft_config, prepared.device)
+        mark_read(config.peft, "lr_factor")
+    trained = Trained(trains_b_matrices(peft_config), peft_config is None, plans_budget(peft_config))
+    check_optimizer(config.optim, peak_lr, steps.total_steps, trained, prepared.device)
     val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
     return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
-
-
-def adapter_start(plan: TrainingPlan, prepared: Prepared, seed: int) -> Start:
-    """What the adapter starts from: for a data-driven initialisation, training examples drawn by `seed`."""
-    examples = prepared.data.train
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    count = 0 if plan.tuning.folder else plan.tuning.num_calibration_examples
-    chosen = [examples[int(i)] for i in order[:count]]
-    rows = [collate([example], padded=True, pad_token_id=0).to(prepared.device) for example in chosen]
-    names = ("input_ids", "attention_mask", "labels")
-    return Start(plan.tuning, [{name: getattr(row, name) for name in names} for row in rows])
 
 
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:
@@ -194,6 +161,8 @@ def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -
     mark_read(config.model, "dtype", "attention", "quantization")
     if config.model.quantization in FOUR_BITS:
         mark_read(config.model, "double_quantization")
+    mark_read(config, "logger")
+    mark_read(config.logger, *config.logger)
     trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
     if plan.val_every_steps is not None:
         trainer += ["early_stopping_patience", "num_sample_completions"]
@@ -210,80 +179,6 @@ def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:
         mark_read(config, "regex")
     if config.generate:
         mark_read(config, "max_new_tokens", "generation_batch_tokens")
-
-
-def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
-    """What identifies data and base model in provenance.json."""
-    data_sha256 = {source.name: source.sha256 for source in prepared.data.report.sources}
-    source = Path(resolve_model(config.model.path, config.model.revision))
-    code = {"trust_remote_code": True} if config.model.trust_remote_code else {}  # the checkpoint's own code was run
-    if not source.is_dir():
-        cached = try_to_load_from_cache(config.model.path, "config.json", revision=config.model.revision)
-        commit = Path(cached).parent.name if isinstance(cached, str) else None
-        return {
-            "data_sha256": data_sha256,
-            "base_model": {"path": config.model.path, "revision": config.model.revision, "commit": commit, **code},
-        }
-    files = [
-        *sorted(source.glob("*.safetensors")),
-        source / "config.json",
-        *(sorted(source.glob("*.py")) if code else ()),
-    ]
-    return {
-        "data_sha256": data_sha256,
-        "base_model": {
-            "path": config.model.path,
-            "revision": config.model.revision,
-            "sha256": {file.name: file_sha256(file) for file in files},
-            **code,
-        },
-    }
-
-
-def _check_positions(architecture: Any, data: PreparedData, num_virtual: int) -> None:
-    num_positions: int | None = getattr(architecture, "max_position_embeddings", None)
-    window: int | None = getattr(architecture, "sliding_window", None)
-    if num_virtual >= (reach := min(filter(None, (num_positions, window)), default=num_virtual + 1)):
-        raise ConfigError(
-            f"peft.num_virtual_tokens: expected fewer than the {reach} positions that a token of the base model sees, "
-            f"found {num_virtual}; set peft.num_virtual_tokens=20."
-        )
-    if num_virtual and num_positions is not None and num_virtual + data.longest > num_positions:
-        raise ConfigError(
-            f"data.max_length: expected at most {num_positions - num_virtual} tokens ({num_positions} positions of the "
-            f"base model, {num_virtual} of them for peft.num_virtual_tokens), found an example of {data.longest}; set "
-            f"data.max_length={num_positions - num_virtual}."
-        )
-    if num_positions is not None and data.longest > num_positions:
-        raise ConfigError(
-            f"data.max_length: expected at most the {num_positions} positions of the base model, found an example of "
-            f"{data.longest} tokens; set data.max_length={num_positions}."
-        )
-
-
-def check_optimizer(
-    config: RunConfig, lr: float, plan: StepPlan, peft_config: PeftConfig | None, device: torch.device
-) -> None:
-    """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate."""
-    model = _stand_in(peft_config, has_vectors=bool(config.optim.rest) or peft_config is None).to(device)
-    optimizer = build_optimizer(config.optim, model, lr, False)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    try:
-        optimizer.step()
-    except Exception as error:  # whatever the optimizer raises for a value that the user set
-        raise ConfigError(
-            f"optim.optimizer: {type(optimizer).__name__} cannot take a step with these arguments "
-            f"({first_line(error)}); change optim.optimizer."
-        ) from error
-    learning_rate(config.optim, lr, plan.total_steps - 1, plan.total_steps)
-    mark_read(config.optim, "max_grad_norm")
-
-
-def _stand_in(peft_config: PeftConfig | None, has_vectors: bool) -> torch.nn.Module:
-    """Matrices named as the adapter's will be, just large enough for states of 8 bits, and vectors beside them."""
-    names = ("lora_A", "lora_B") if trains_b_matrices(peft_config) else ("weights",)
-    return torch.nn.ModuleDict({name: torch.nn.Linear(64, 64, bias=has_vectors) for name in names})
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:

@@ -6,11 +6,17 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunelab.errors import DataError, ModelError
+from huggingface_hub import try_to_load_from_cache
+
+from tunelab.config import ModelConfig, RunConfig
+from tunelab.errors import DataError, ModelError, TunelabError
+from tunelab.hashing import file_sha256
+from tunelab.model.adapter_folder import adapter_sha256
+from tunelab.model.locating import resolve_model
 
 PACKAGES = (
     "tunelab",
@@ -22,7 +28,11 @@ PACKAGES = (
     "hydra-core",
     "tokenizers",
 )
-FINGERPRINTS = ("data_sha256", "base_model")
+FINGERPRINTS: dict[str, tuple[str, type[TunelabError]]] = {  # key → what errors call it, and their kind
+    "data_sha256": ("data", DataError),
+    "base_model": ("model", ModelError),
+    "continued_adapter": ("peft.from_adapter", ModelError),
+}
 
 
 def provenance(overrides: Sequence[str], facts: dict[str, Any]) -> dict[str, Any]:
@@ -38,22 +48,44 @@ def provenance(overrides: Sequence[str], facts: dict[str, Any]) -> dict[str, Any
     }
 
 
+def fingerprints(config: RunConfig, data_sha256: Mapping[str, Any], adapter: Path | None = None) -> dict[str, Any]:
+    """What identifies the data, the base model, and the `adapter` that is trained on, where there is one."""
+    facts = {"data_sha256": dict(data_sha256), "base_model": _base_model(config.model)}
+    if adapter is not None:
+        facts["continued_adapter"] = {"path": str(adapter), "sha256": adapter_sha256(adapter)}
+    return facts
+
+
+def _base_model(config: ModelConfig) -> dict[str, Any]:
+    """Path and revision, with the commit on the hub or the SHA-256 of a folder's files."""
+    source = Path(resolve_model(config.path, config.revision))
+    code = {"trust_remote_code": True} if config.trust_remote_code else {}  # the checkpoint's own code was run
+    named = {"path": config.path, "revision": config.revision}
+    if not source.is_dir():
+        cached = try_to_load_from_cache(config.path, "config.json", revision=config.revision)
+        commit = Path(cached).parent.name if isinstance(cached, str) else None
+        return {**named, "commit": commit, **code}
+    own_code = sorted(source.glob("*.py")) if code else []
+    files = [*sorted(source.glob("*.safetensors")), source / "config.json", *own_code]
+    return {**named, "sha256": {file.name: file_sha256(file) for file in files}, **code}
+
+
 def continued(first: dict[str, Any], now: dict[str, Any], step: int) -> dict[str, Any]:
     """The record of a run that goes on from `step`: that of its first start, with every later one in `resumed`.
 
     Raises:
         DataError: the data are not those the run was started with.
-        ModelError: the base model is not.
+        ModelError: the base model, or the adapter that is trained on, is not.
     """
-    for key, name, error in (("data_sha256", "data", DataError), ("base_model", "model", ModelError)):
-        changed = _changed(first.get(key), now[key])
+    for key, (name, error) in FINGERPRINTS.items():
+        changed = _changed(first.get(key), now.get(key, {}))
         if changed:
             raise error(
                 f"{name}: expected what this run was started with, found {changed[0]!r} changed; put it back, "
                 "or start a new run without resume."
             )
     later = {key: value for key, value in now.items() if key not in FINGERPRINTS}
-    known = first or {key: now[key] for key in FINGERPRINTS}
+    known = first or {key: now[key] for key in FINGERPRINTS if key in now}
     return {**known, "resumed": [*first.get("resumed", []), {"step": step, **later}]}
 
 

@@ -11,14 +11,17 @@ from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError
 from tunelab.model.adapter import (
     ParameterCount,
+    Start,
     attach_adapter,
     base_of,
     build_peft_config,
+    check_modules,
     count_parameters,
     load_adapter,
     skip_input_casts,
 )
 from tunelab.model.loading import load_base_model
+from tunelab.model.tuning import Tuning
 
 CPU = torch.device("cpu")
 LORA = {"_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
@@ -94,6 +97,30 @@ def test_an_unknown_module_lists_those_there_are(base):
         attach_adapter(base, config, seed=0)
     assert "qq_proj" in str(caught.value)
     assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"target_modules": ["q_proj", "qq_proj"]},
+            r"^peft\.target_modules: .*are down_proj, .*, v_proj\), found 'qq_proj'; did you mean '._proj'\?",
+        ),
+        ({"target_modules": "*"}, r"^peft\.target_modules: expected modules of this model .*, found '\*'\.$"),
+        ({"target_modules": "layers.*none"}, r"^peft\.target_modules: .*found 'layers\.\*none'\.$"),
+        ({"modules_to_save": ["lm_heads"]}, r"^peft\.modules_to_save: .*'lm_heads'; did you mean 'lm_head'\?"),
+    ],
+)
+def test_modules_are_found_before_the_weights(options: dict, said: str, model_folder: Path):
+    base = ModelConfig(path=str(model_folder))
+    for sound in ("all-linear", r".*\.q_proj", ["layers.0.mlp.up_proj", "q_proj"]):
+        check_modules(build_peft_config({**LORA, "target_modules": sound}), None, base)
+    check_modules(None, None, base)
+    check_modules(None, 2, base)
+    with pytest.raises(ModelError, match=r"^peft\.num_layers: expected at most the 2 decoder layers"):
+        check_modules(None, 3, base)
+    with pytest.raises(ModelError, match=said):
+        check_modules(build_peft_config({**LORA, **options}), None, base)
 
 
 def test_no_target_means_no_adapter():
@@ -205,3 +232,19 @@ def test_an_adapter_that_is_not_finite_is_refused(base, model_folder: Path, tmp_
     fresh = load_base_model(ModelConfig(path=str(model_folder)), torch.device("cpu"))
     with pytest.raises(ModelError, match="1 of its weights are not finite, first"):
         load_adapter(fresh, tmp_path)
+
+
+def test_the_last_layers_of_a_mixture_of_experts_are_decoder_layers():
+    """Its lists of experts are as long as, or longer than, its list of layers."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2}
+    experts = {"num_local_experts": 6, "num_experts_per_tok": 2, "num_hidden_layers": 3}
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=64, **sizes, **experts))
+    for layer in model.model.layers:  # as architectures whose experts are modules keep them
+        layer.mlp.listed = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(6))
+        layer.mlp.as_many = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(3))
+    attach_adapter(model, None, 0, Start(Tuning(num_layers=2)))
+    trained = {name.split(".")[2] for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"1", "2"}
+    assert all(p.requires_grad for layer in model.model.layers[1:] for p in layer.parameters())

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Gemma2Config, GPT2Config, LlamaConfig, T5Config
-from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers import LlamaConfig, T5Config
 
 from tunelab.config import DType, ModelConfig
 from tunelab.errors import ModelError
@@ -118,29 +117,3 @@ def test_checkpointing_changes_no_gradient(model_folder: Path):
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         assert torch.equal(plain, recomputed)
-
-
-# --- architectures ---------------------------------------------------------------------------------------------------
-
-SIZES = {
-    "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1,
-}  # fmt: skip
-ENDS = {"bos_token_id": 1, "eos_token_id": 1}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        GPT2Config(vocab_size=300, n_embd=32, n_layer=2, n_head=4, **ENDS),
-        pytest.param(
-            Gemma2Config(**SIZES),
-        ),
-    ],
-    ids=["gpt2", "gemma2"],
-)
-def test_other_architectures_load(config, tmp_path: Path):
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    check_base_model(ModelConfig(path=str(tmp_path)), 300)
-    model = load_base_model(ModelConfig(path=str(tmp_path)), CPU)
-    assert model(IDS).logits.shape == (1, 5, 300)

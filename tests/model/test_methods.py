@@ -328,7 +328,7 @@ def test_what_contradicts_the_adapter_is_refused(saved: Path):
     refuse_contradictions(node, config, ["peft.from_adapter=x", "seed=1"])
     with pytest.raises(ConfigError, match=r"^peft\.r: the adapter of peft\.from_adapter has 4, which stays, found 8"):
         refuse_contradictions(node, config, ["peft.r=8"])
-    with pytest.raises(ConfigError, match="a LoraConfig; leave peft=… out"):
+    with pytest.raises(ConfigError, match="a LoraConfig, found VeraConfig; leave peft=… out"):
         refuse_contradictions({"_target_": "peft.VeraConfig"}, config, ["peft=vera"])
 
 

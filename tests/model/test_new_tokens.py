@@ -174,7 +174,7 @@ def test_a_tokenizer_too_large_for_its_model_stays_an_error(base_folder: Path):
         ),
         (
             ["peft=last_layers", "~peft.r"],
-            r"^model\.new_tokens: expected none beside peft\.num_layers, with which their embeddings would not be",
+            r"^model\.new_tokens: expected none beside peft\.num_layers=2, with which their embeddings would not be",
         ),
         (
             ["+peft.trainable_token_indices=[3]"],

@@ -13,15 +13,21 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import OptimConfig
-from tunelab.data.datamodule import StepPlan
+from tunelab.config import OptimConfig, RunConfig
 from tunelab.errors import ConfigError
 from tunelab.finetune import fine_tune
-from tunelab.model.adapter import CausalLM, attach_adapter
-from tunelab.preflight import build_adapter_config, check_optimizer
+from tunelab.model.adapter import CausalLM, attach_adapter, trains_b_matrices
+from tunelab.preflight import build_adapter_config
 from tunelab.run import RunFolder
 from tunelab.training.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
-from tunelab.training.optim import CombinedOptimizer, build_optimizer, set_learning_rate, suggested_learning_rate
+from tunelab.training.optim import (
+    CombinedOptimizer,
+    Trained,
+    build_optimizer,
+    check_optimizer,
+    set_learning_rate,
+    suggested_learning_rate,
+)
 
 CPU = torch.device("cpu")
 ADAMW = {"_target_": "torch.optim.AdamW", "betas": [0.9, 0.999]}
@@ -198,6 +204,16 @@ def test_muon_has_the_hidden_matrices_and_adamw_the_rest():
     assert sum(len(group["params"]) for group in hidden.param_groups) == 2 * 7
 
 
+def test_what_an_adapter_trains_of_embeddings_is_no_hidden_matrix():
+    """Rows of new tokens, and LoRA's factors of an embedding, are matrices only in their shape."""
+    model = lora(target_modules=["q_proj", "embed_tokens"], trainable_token_indices={"lm_head": [3, 4]})
+    hidden, rest = build(MUON, model=model, rest=ADAMW).parts
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    kinds = [{names[id(p)].split(".")[-2] for g in part.param_groups for p in g["params"]} for part in (hidden, rest)]
+    assert kinds[0] == {"default"}  # q_proj.lora_A.default.weight
+    assert kinds[1] == {"lora_embedding_A", "lora_embedding_B", "trainable_tokens_delta"}
+
+
 def test_an_adapter_of_matrices_alone_needs_no_rest():
     assert type(build(MUON, model=lora(), rest=ADAMW)) is torch.optim.Muon
 
@@ -265,6 +281,8 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", GROUP)
 def test_each_trains_and_goes_on_where_it_stopped(name: str, kind: str, compose_config, tmp_path: Path):
     """The second half from a checkpoint, with a fresh model and optimizer, gives the same bits."""
+    if name.startswith("schedule_free"):
+        pytest.importorskip("schedulefree", reason="needs schedulefree: pip install 'tunelab[optimizers]'")
     make = {"lora": lora, "full": full}[kind]
     config = compose_config(f"optim={name}").optim
     lr = config.lr_factor * (1e-2 if kind == "lora" else 2e-3)
@@ -298,6 +316,11 @@ def test_a_run_resumes_with_the_same_bits(overrides: list[str], tiny_config, tmp
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def check(config: RunConfig) -> None:
+    adapter = build_adapter_config(config)
+    check_optimizer(config.optim, 0.1, 2, Trained(trains_b_matrices(adapter), adapter is None), CPU)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -320,7 +343,7 @@ def test_a_run_resumes_with_the_same_bits(overrides: list[str], tiny_config, tmp
 def test_what_the_optimizer_refuses_is_said_before_the_weights(overrides: list[str], message: str, tiny_config):
     config = tiny_config(*overrides)
     with pytest.raises(ConfigError, match=message):
-        check_optimizer(config, 0.1, StepPlan.create(8, 4, 0, 1, None), build_adapter_config(config), CPU)
+        check(config)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +357,7 @@ def test_what_the_optimizer_refuses_is_said_before_the_weights(overrides: list[s
 )
 def test_a_key_that_the_schedule_does_not_read_is_refused(override: str, unused: bool, tiny_config):
     config = tiny_config(override)
-    check_optimizer(config, 0.1, StepPlan.create(8, 4, 0, 1, None), build_adapter_config(config), CPU)
+    check(config)
     with pytest.raises(ConfigError, match="nothing uses it") if unused else nullcontext():
         refuse_unread_keys(config, [override], below="optim.")
 

@@ -1,6 +1,7 @@
 """What every section of the configuration has: checked values, plain form, and a record of what was read."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -9,13 +10,48 @@ from tunelab.errors import ConfigError
 MISSING: Any = "???"
 
 
+class Entries(Mapping[str, Any]):
+    """A dictionary of the configuration that remembers which of its keys were read."""
+
+    __slots__ = ("_content", "_record")
+
+    def __init__(self, content: Mapping[str, Any], record: set[str]) -> None:
+        self._content, self._record = content, record
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._content[key]
+        self._record.add(key)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content)
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._content
+
+    def __repr__(self) -> str:
+        return repr(self._content)
+
+
 class Section:
-    """Base of every config section: remembers which of its keys were read (for the unread-key audit)."""
+    """Base of every config section: remembers which of its keys were read (for the unread-key audit).
+
+    What its fields of type `dict` hold is given as `Entries`, which remember it for their keys, from the first
+    `forget_reads` on: while the tree is built, OmegaConf wants the dictionaries themselves.
+    """
 
     def __getattribute__(self, name: str) -> Any:
-        if not name.startswith("_"):
-            object.__getattribute__(self, "__dict__").setdefault("_read", set()).add(name)
-        return object.__getattribute__(self, name)
+        value = object.__getattribute__(self, name)
+        if name.startswith("_"):
+            return value
+        attributes = object.__getattribute__(self, "__dict__")
+        attributes.setdefault("_read", set()).add(name)
+        if isinstance(value, dict) and "_read_entries" in attributes:
+            return Entries(value, attributes["_read_entries"].setdefault(name, set()))
+        return value
 
 
 def require(condition: bool, key: str, expected: str, found: object) -> None:
@@ -31,7 +67,9 @@ def to_plain(value: Any) -> Any:
         return {f.name: to_plain(attributes[f.name]) for f in dataclasses.fields(value)}  # pyright: ignore
     if isinstance(value, Enum):
         return value.value
-    if isinstance(value, dict):
+    if isinstance(value, Entries):
+        return to_plain(value._content)  # pyright: ignore[reportPrivateUsage]
+    if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
@@ -43,10 +81,16 @@ def read_keys(section: Section) -> set[str]:
     return set(object.__getattribute__(section, "__dict__").get("_read", ()))
 
 
-def mark_read(section: Section, *names: str) -> None:
+def read_entries(section: Section, name: str) -> set[str]:
+    """Keys that have been read of the dictionary `name` of `section`; all of them where there is no record."""
+    attributes = object.__getattribute__(section, "__dict__")
+    return set(attributes["_read_entries"].get(name, ()) if "_read_entries" in attributes else attributes[name])
+
+
+def mark_read(section: Section | Mapping[str, Any], *names: str) -> None:
     """Record that these keys are used, where the use comes after the unread-key audit or in another process."""
     for name in names:
-        getattr(section, name)
+        _ = getattr(section, name) if isinstance(section, Section) else section.get(name)
 
 
 def all_reads(section: Section, prefix: str = "") -> list[str]:
@@ -69,6 +113,7 @@ def forget_reads(section: Section) -> None:
     """Start the record of reads anew, in `section` and below."""
     attributes = object.__getattribute__(section, "__dict__")
     attributes.pop("_read", None)
+    attributes["_read_entries"] = {}
     for value in attributes.values():
         if isinstance(value, Section):
             forget_reads(value)

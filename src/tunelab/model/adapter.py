@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-import json
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +21,18 @@ from peft import (
 )
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers  # pyright: ignore[reportPrivateUsage]
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunelab.components import build_component, resolve_target
+from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError, first_line
+from tunelab.model.adapter_folder import is_adapter_folder
 from tunelab.model.budget import stand_ins
+from tunelab.model.continuing import continued_config
 from tunelab.model.initializing import (
     Batch,
-    changes_the_base,
     finish_initialization,
     initialization,
     look_at_examples,
@@ -37,6 +40,7 @@ from tunelab.model.initializing import (
     remember_start,
 )
 from tunelab.model.lowrank import add_low_rank_in_place
+from tunelab.model.matching import empty_model
 from tunelab.model.tuning import OWN_KEYS, Tuning, check_numbers, read_tuning, refuse_unsupported
 from tunelab.model.virtual_tokens import check_prompt_method
 from tunelab.suggesting import did_you_mean
@@ -72,10 +76,10 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     """
     folder = read_tuning(node).folder
     if folder is not None:
-        return read_adapter_config(folder)
-    node = {key: value for key, value in node.items() if key not in OWN_KEYS}
+        return continued_config(folder)
     if node.get("_target_") is None:
         return None
+    node = {key: node[key] for key in node if key not in OWN_KEYS}  # which counts all the others as read
     if node.get("task_type", "CAUSAL_LM") != "CAUSAL_LM":
         raise ConfigError(f"peft.task_type: expected 'CAUSAL_LM', found {node['task_type']!r}; remove it.")
     parameters = inspect.signature(resolve_target(str(node["_target_"]), "peft", PeftConfig)).parameters
@@ -90,44 +94,44 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     return config
 
 
-def read_adapter_config(folder: Path) -> PeftConfig:
-    """The configuration of the adapter in a PEFT folder, whose weights can be read.
+def check_modules(config: PeftConfig | None, num_layers: int | None, base: ModelConfig) -> None:
+    """Check, without weights, that the base model has the modules that are named to be trained.
 
     Raises:
-        ModelError: there is no adapter, it is half-written, or it cannot be trained on.
+        ModelError: a name or a pattern fits no module, or there are fewer layers.
     """
-    if not is_adapter_folder(folder):
+    targets: Any = getattr(config, "target_modules", None) or ()
+    targets = () if targets == "all-linear" else targets
+    saved: Any = getattr(config, "modules_to_save", None) or ()
+    model: Any = empty_model(base) if num_layers or targets or saved else None
+    if model is None:
+        return
+    if num_layers is not None:
+        _last_layers(model, num_layers)
+    _require_modules(model, saved)
+    missing = _missing_targets(model, targets)
+    if missing:
+        linear = _linear_names(model)
         raise ModelError(
-            f"peft.from_adapter: expected a PEFT folder with adapter_config.json, or a run folder, found neither in "
-            f"{str(folder)!r}."
+            f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "
+            f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}"
         )
+
+
+def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
+    """Those of `targets`, a pattern or names, that fit no module, by PEFT's rules."""
+    names = [name for name, _ in model.named_modules() if name]
+    if not isinstance(targets, str):
+        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
     try:
-        config = PeftConfig.from_pretrained(str(folder))
-        with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as file:
-            list(file.keys())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, json.JSONDecodeError) as error:
-        raise ModelError(
-            f"peft.from_adapter: the adapter in {str(folder)!r} is incomplete or damaged ({first_line(error)}); "
-            "export it again."
-        ) from error
-    if config.is_prompt_learning:
-        raise ModelError(
-            f"peft.from_adapter: {str(folder)!r} holds virtual tokens, which PEFT does not train on; start new ones "
-            "with peft=prompt_tuning."
-        )
-    if hasattr(config, "total_step"):
-        raise ModelError(
-            f"peft.from_adapter: {str(folder)!r} holds an adapter whose ranks were pruned, which cannot be trained on; "
-            "start a new one with peft=adalora."
-        )
-    if changes_the_base(config):
-        raise ModelError(
-            f"peft.from_adapter: {str(folder)!r} ({initialization(config)}) belongs to changed base weights; "
-            "save it as plain LoRA first, as runs of tunelab do (PEFT: path_initial_model_for_weight_conversion)."
-        )
-    refuse_unsupported(config)
-    config.inference_mode = False
-    return config
+        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    except re.error:
+        return [targets]
+
+
+def _linear_names(model: PreTrainedModel) -> list[str]:
+    kinds = (torch.nn.Linear, Conv1D)
+    return sorted({path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, kinds)})
 
 
 def trains_b_matrices(config: PeftConfig | None) -> bool:
@@ -165,10 +169,11 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
     """Raises ModelError where the adapter fits no module."""
     _require_modules(model, getattr(config, "modules_to_save", None) or [])
     config, name = copy.copy(config), initialization(config)
-    names = sorted({path.rpartition(".")[2] for path, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+    names = _linear_names(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
+            warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
             if needs_examples(config):
                 config = _maybe_include_all_linear_layers(config, model)
@@ -190,17 +195,34 @@ def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel
     """Train everything, or the last `num_layers` decoder layers."""
     if num_layers is None:
         return model.requires_grad_(True)
-    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    layers = max(lists, key=len, default=torch.nn.ModuleList())
+    layers = _last_layers(model, num_layers)
+    model.requires_grad_(False)
+    for layer in layers:
+        layer.requires_grad_(True)
+    return model
+
+
+def _last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
+    layers = _decoder_layers(model)
     if num_layers > len(layers):
         raise ModelError(
             f"peft.num_layers: expected at most the {len(layers)} decoder layers of this model, found {num_layers}; "
             f"set peft.num_layers={len(layers)}, or peft=none to train everything."
         )
-    model.requires_grad_(False)
-    for layer in layers[-num_layers:]:
-        layer.requires_grad_(True)
-    return model
+    return layers[-num_layers:]
+
+
+def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The outermost list of as many modules as the configuration has layers: a list of experts may be as long."""
+    count = int(model.config.get_text_config().num_hidden_layers)
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    fitting = [(name.count("."), module) for name, module in lists if len(module) == count]
+    if not fitting:
+        raise ModelError(
+            f"peft.num_layers: expected a list of the {count} decoder layers in {type(model).__name__}, found none; "
+            "use peft=none to train everything."
+        )
+    return min(fitting, key=lambda each: each[0])[1]
 
 
 def _require_targets(model: Any, wanted: object) -> None:
@@ -223,11 +245,6 @@ def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
                 f"peft.modules_to_save: expected names of modules, found {name!r}"
                 f"{did_you_mean(name, sorted(known)) or '.'}"
             )
-
-
-def is_adapter_folder(folder: Path) -> bool:
-    """True where PEFT has written an adapter."""
-    return (folder / "adapter_config.json").is_file()
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:

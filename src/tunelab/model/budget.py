@@ -22,13 +22,18 @@ def stand_ins(given: Mapping[str, Any]) -> dict[str, int]:
     return {"total_step": total, "tinit": total // 10, "tfinal": total // 2}
 
 
+def plans_budget(config: Any) -> bool:
+    """True where the adapter moves its rank while it trains."""
+    return hasattr(config, "total_step")
+
+
 def plan_budget(config: Any, total_steps: int) -> None:
     """Where not given, fill in the number of steps, and that pruning takes place between a tenth and half of them.
 
     Raises:
         ConfigError: the run has too few steps for it, or there is nothing to prune.
     """
-    if not hasattr(config, "total_step"):
+    if not plans_budget(config):
         return
     if config.total_step == UNKNOWN_STEPS:
         usual, own = stand_ins({}), stand_ins({"total_step": total_steps})

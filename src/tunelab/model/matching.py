@@ -2,69 +2,51 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from tunelab.config import ModelConfig
 from tunelab.embedded import locate
-from tunelab.errors import ModelError, first_line
-from tunelab.model.adapter import is_adapter_folder
+from tunelab.errors import ModelError
+from tunelab.model.adapter_folder import Shapes, read_adapter_config, read_shapes
 from tunelab.model.locating import reads_local_files_only, resolve_model
 
-Shapes = Mapping[str, tuple[int, ...]]
 
-
-def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False) -> PeftConfig:
+def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key: str = "adapter") -> PeftConfig:
     """Compare the files of a PEFT folder with those of the base model, and return the adapter's configuration.
 
     Compared are the name of the base (its last part: a folder may have moved), unless `other_base`, and the names and
-    shapes of all weights.
+    shapes of all weights. `key` is the one that errors name.
 
     Raises:
         ModelError: the folder is no whole adapter, or the adapter was made for another base model.
     """
-    config = read_adapter_config(folder)
+    config = read_adapter_config(folder, key)
     recorded = config.base_model_name_or_path
     if recorded and not other_base and not _same_base(recorded, base.path):
         raise ModelError(
-            f"adapter: expected an adapter for model.path={base.path}, found one for {recorded!r} in {str(folder)!r}; "
+            f"{key}: expected an adapter for model.path={base.path}, found one for {recorded!r} in {str(folder)!r}; "
             f"set model.path={recorded}, or other_base=true where the two are the same weights."
         )
-    given, expected = _shapes(folder), _expected_shapes(config, base)
+    given, expected = read_shapes(folder, key), _expected_shapes(config, base)
     wrong = next((name for name in sorted(given) if expected and not _fits(name, given, expected)), None)
     if wrong is not None:
         wanted = f"of shape {expected[wrong]}" if wrong in expected else "of no such name"
         raise ModelError(
-            f"adapter: {str(folder)!r} does not fit this base model: expected a weight {wanted}, found "
+            f"{key}: {str(folder)!r} does not fit this base model: expected a weight {wanted}, found "
             f"{wrong} of shape {given[wrong]}; set model.path=<the base it was trained on>."
         )
     return config
 
 
-def read_adapter_config(folder: Path) -> PeftConfig:
-    """The configuration of the adapter in a PEFT folder.
-
-    Raises:
-        ModelError: there is no adapter in the folder, or its configuration cannot be read.
-    """
-    if not is_adapter_folder(folder):
-        raise ModelError(f"adapter: expected a PEFT folder with adapter_config.json, found none in {str(folder)!r}.")
-    try:
-        return PeftConfig.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"adapter: {str(folder)!r} has no usable adapter_config.json ({first_line(error)}); export it again."
-        ) from error
-
-
-def check_vocabulary(saved: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, folder: Path) -> None:
+def check_vocabulary(
+    saved: PreTrainedTokenizerBase, base: PreTrainedTokenizerBase, folder: Path, key: str = "adapter"
+) -> None:
     """Compare the tokenizer beside an adapter with that of the base; it may have tokens more, none other.
 
     Raises:
@@ -75,7 +57,7 @@ def check_vocabulary(saved: PreTrainedTokenizerBase, base: PreTrainedTokenizerBa
     if other:
         first = min(other, key=lambda token: theirs[token])
         raise ModelError(
-            f"adapter: the tokenizer in {str(folder)!r} is not that of the base model: expected {first!r} with the id "
+            f"{key}: the tokenizer in {str(folder)!r} is not that of the base model: expected {first!r} with the id "
             f"{theirs[first]}, found {ours.get(first)}; set model.path=<the base it was trained on>."
         )
 
@@ -113,20 +95,6 @@ def _last_name(path: str) -> str:
     return (cached.rpartition("--")[2] if cached else parts[-1] if parts else "").lower()
 
 
-def _shapes(folder: Path) -> Shapes:
-    """Names and shapes from the header of the adapter's file."""
-    path = folder / "adapter_model.safetensors"
-    if not path.is_file():
-        raise ModelError(
-            f"adapter: expected adapter_model.safetensors in {str(folder)!r}, found none; export it again."
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"adapter: {str(path)!r} cannot be read ({first_line(error)}); export it again.") from error
-
-
 def _expected_shapes(config: PeftConfig, base: ModelConfig) -> Shapes:
     """What an adapter of this configuration has on this base; empty where only loading can tell."""
     wrapped: Any = _on_meta(config, base)
@@ -140,24 +108,34 @@ def _on_meta(config: PeftConfig, base: ModelConfig) -> Any:
     """The base with an adapter of this configuration, without memory; None where that cannot be made."""
     if config.is_prompt_learning:
         return None
-    config = copy.deepcopy(config)
+    model, config = empty_model(base), copy.deepcopy(config)
     if isinstance(config, LoraConfig):
         config.init_lora_weights = True  # others compute with the base weights
     try:
-        source = resolve_model(base.path, base.revision)
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
+            return get_peft_model(model, config, low_cpu_mem_usage=True) if model is not None else None
+    except Exception:  # of a hundred kinds of layers some cannot be made so: loading checks them
+        return None
+
+
+def empty_model(base: ModelConfig) -> Any:
+    """The modules of the base model without memory for weights; None where only loading can make them.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    source = resolve_model(base.path, base.revision)
+    try:
         architecture = AutoConfig.from_pretrained(
             source,
             revision=base.revision,
             trust_remote_code=False,
             local_files_only=reads_local_files_only(source),
         )
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
-            model = AutoModelForCausalLM.from_config(architecture)
-            return get_peft_model(model, config, low_cpu_mem_usage=True)
-    except ModelError:
-        raise
-    except Exception:  # of a hundred kinds of layers some cannot be made so: loading checks them
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(architecture)
+    except Exception:  # said in a sentence when the architecture is checked, or the checkpoint's own code is needed
         return None
 
 

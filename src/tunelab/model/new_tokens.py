@@ -11,6 +11,7 @@ from tokenizers import AddedToken
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tunelab.errors import ConfigError, ModelError
+from tunelab.model.adapter_folder import added_tokens, is_adapter_folder, read_adapter_config, trained_token_ids
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
@@ -54,12 +55,17 @@ def add_embeddings(model: PreTrainedModel, ids: Sequence[int]) -> None:
         present[list(ids)] = present[: min(ids)].mean(dim=0, dtype=torch.float32).to(present.dtype)
 
 
-def check_new_tokens(adapter: PeftConfig | None) -> None:
-    """Refuse an adapter that cannot train single rows of the embeddings.
+def check_new_tokens(adapter: PeftConfig | None, num_layers: int | None) -> None:
+    """Refuse an adapter that cannot train single rows of the embeddings, and `num_layers`, which trains none of them.
 
     Raises:
-        ConfigError: it is not LoRA, or names tokens itself.
+        ConfigError: it is not LoRA, or names tokens itself, or only the last layers are trained.
     """
+    if num_layers is not None:
+        raise ConfigError(
+            f"model.new_tokens: expected none beside peft.num_layers={num_layers}, with which their embeddings would "
+            "not be trained; set model.new_tokens=[], or use peft=lora or peft=none."
+        )
     if adapter is None:
         return
     if not isinstance(adapter, LoraConfig) or adapter.peft_type is not PeftType.LORA:
@@ -99,14 +105,10 @@ def require_known_tokens(folder: Path, num_token_ids: int) -> None:
     Raises:
         ModelError: with the tokens to add.
     """
-    try:
-        config: Any = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        trained = config.get("trainable_token_indices") or {}
-        ids = [i for group in (trained.values() if isinstance(trained, dict) else [trained]) for i in group]
-        listed: Any = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
-        names = [str(token["content"]) for token in listed if token["id"] >= num_token_ids]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # no adapter, or a damaged one: said when it is loaded
+    if not is_adapter_folder(folder):
+        return
+    ids = trained_token_ids(read_adapter_config(folder))
+    names = [name for number, name in sorted(added_tokens(folder).items()) if number >= num_token_ids]
     if ids and max(ids) >= num_token_ids:
         raise ModelError(
             f"adapter: {str(folder)!r} has trained tokens that the tokenizer of the base model lacks; set "

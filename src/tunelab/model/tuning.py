@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
+from tunelab.config import to_plain
 from tunelab.errors import ConfigError
 
 # Adapters that are more than what a layer does to one token: training calls the decoder, not PEFT's wrapper around it.
@@ -59,7 +60,8 @@ def read_tuning(node: Mapping[str, Any]) -> Tuning:
     Raises:
         ConfigError: a value is out of range, or another choice makes the key meaningless.
     """
-    tuning = Tuning(**{key: node[key] for key in OWN_KEYS if key in node})
+    given = to_plain(node)  # which counts nothing as read: that is for those who use it
+    tuning = Tuning(**{key: given[key] for key in OWN_KEYS if key in given})
     factor: Any = tuning.lr_factor
     _require(_is_number(factor) and factor > 0, "lr_factor", "a number above 0", factor)
     layers = tuning.num_layers
@@ -91,16 +93,21 @@ def refuse_unsupported(config: PeftConfig) -> None:
 
 
 def refuse_contradictions(node: Mapping[str, Any], config: PeftConfig | None, overrides: Sequence[str]) -> None:
-    """Where an adapter is continued, its own configuration holds: refuse what was typed and says otherwise.
+    """Where an adapter is continued, its own configuration holds: refuse another method, and typed keys that differ.
+
+    The method has to be the chosen one, since our own keys (`lr_factor`) are those of the choice.
 
     Raises:
-        ConfigError: a typed key, or the typed method, is not that of the adapter.
+        ConfigError: a typed key, or the method, is not that of the adapter.
     """
     typed = {override.partition("=")[0].lstrip("+") for override in overrides}
     own = vars(config) if config else {}
     kind = type(config).__name__
-    if "peft" in typed and str(node.get("_target_")).rpartition(".")[2] != kind:
-        raise ConfigError(f"peft: expected the method of peft.from_adapter, a {kind}; leave peft=… out.")
+    chosen = str(node.get("_target_") or "none").rpartition(".")[2]
+    if chosen != kind:
+        upstream: Any = own.get("peft_type")
+        remedy = "leave peft=… out" if kind == "LoraConfig" else f"set peft={upstream.value.lower()}"
+        raise ConfigError(f"peft: expected the method of peft.from_adapter, a {kind}, found {chosen}; {remedy}.")
     for name in sorted(key.removeprefix("peft.") for key in typed if key.startswith("peft.")):
         if name in node and name not in OWN_KEYS and _plain(node[name]) != _plain(own.get(name)):
             raise ConfigError(

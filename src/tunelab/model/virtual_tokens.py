@@ -4,7 +4,7 @@ The model itself is called, not PEFT's wrapper: it takes positions of its own, a
 each row, and hidden states instead of logits. That both compute the same is a test.
 """
 
-import json
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +13,9 @@ import torch
 from peft import PeftConfig, PeftModel, PeftType, PromptTuningConfig
 from transformers import DynamicCache, PreTrainedModel
 
-from tunelab.config import ModelConfig
+from tunelab.config import Attention, ModelConfig
 from tunelab.errors import ConfigError, ModelError
+from tunelab.model.adapter_folder import is_adapter_folder, read_adapter_config
 from tunelab.model.locating import resolve_model
 
 IN_CACHE = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
@@ -45,6 +46,47 @@ def check_prompt_method(config: PeftConfig) -> None:
         )
 
 
+def check_prompt_training(adapter: PeftConfig | None, attention: Attention, checkpointing: bool) -> None:
+    """Refuse what does not go together with virtual tokens.
+
+    Raises:
+        ConfigError: padding-free rows, or recomputed activations where the tokens are keys and values.
+    """
+    if attention is Attention.varlen:
+        raise ConfigError(
+            "model.attention: padding-free training was asked for, but virtual tokens stand in front of each example, "
+            "one a row; set model.attention=auto or padded."
+        )
+    if checkpointing and keeps_tokens_in_cache(adapter):
+        raise ConfigError(
+            "trainer.gradient_checkpointing: expected false for virtual tokens that are keys and values, which "
+            "recomputed layers do not see, found true; set it to false, or use peft=prompt_tuning or p_tuning."
+        )
+
+
+def check_positions(architecture: Any, longest: int, num_virtual: int) -> None:
+    """Check that `num_virtual` tokens and an example of `longest` tokens fit the positions of the base model.
+
+    Raises:
+        ConfigError: there are too few positions; the message says which number does.
+    """
+    num_positions: int | None = getattr(architecture, "max_position_embeddings", None)
+    window: int | None = getattr(architecture, "sliding_window", None)
+    if num_virtual >= (reach := min(filter(None, (num_positions, window)), default=num_virtual + 1)):
+        raise ConfigError(
+            f"peft.num_virtual_tokens: expected fewer than the {reach} positions that a token of the base model sees, "
+            f"found {num_virtual}; set peft.num_virtual_tokens=20."
+        )
+    if num_positions is None or num_virtual + longest <= num_positions:
+        return
+    free = num_positions - num_virtual
+    taken = f", {num_virtual} of them for peft.num_virtual_tokens" if num_virtual else ""
+    raise ConfigError(
+        f"data.max_length: expected at most {free} tokens ({num_positions} positions of the base model{taken}), found "
+        f"an example of {longest}; set data.max_length={free}."
+    )
+
+
 def with_own_tokenizer(node: Mapping[str, Any], model: ModelConfig) -> Mapping[str, Any]:
     """The `peft` section, with the tokenizer of the base model where a text is to be the first value of the prompt.
 
@@ -65,7 +107,7 @@ def with_own_tokenizer(node: Mapping[str, Any], model: ModelConfig) -> Mapping[s
         return node
     source = resolve_model(model.path, model.revision)
     options = {} if Path(source).is_dir() else {"revision": model.revision}
-    return {**node, "tokenizer_name_or_path": source, "tokenizer_kwargs": options}
+    return ChainMap({"tokenizer_name_or_path": source, "tokenizer_kwargs": options}, cast(Any, node))
 
 
 def num_virtual_tokens(adapter: PeftConfig | torch.nn.Module | None) -> int:
@@ -75,12 +117,12 @@ def num_virtual_tokens(adapter: PeftConfig | torch.nn.Module | None) -> int:
 
 
 def num_virtual_tokens_of_folder(folder: Path) -> int:
-    """As `num_virtual_tokens`, of an adapter on disk; 0 where there is none that can be read."""
-    try:
-        content: Any = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return int(content.get("num_virtual_tokens") or 0)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return 0
+    """As `num_virtual_tokens`, of an adapter on disk; 0 where there is none.
+
+    Raises:
+        ModelError: its configuration cannot be read.
+    """
+    return num_virtual_tokens(read_adapter_config(folder)) if is_adapter_folder(folder) else 0
 
 
 def keeps_tokens_in_cache(adapter: PeftConfig | torch.nn.Module | None) -> bool:

@@ -1,11 +1,15 @@
 """Starts one job on several devices of this machine: torchrun's elastic launcher on the run's saved configuration."""
 
+import atexit
+import datetime
 import logging
 import os
 import sys
 import uuid
 from collections.abc import Sequence
 
+import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -19,6 +23,18 @@ def inside_torchrun() -> bool:
 def process_rank() -> int:
     """Number of this process among those that train together; 0 where it is alone."""
     return int(os.environ.get("RANK", "0")) if inside_torchrun() else 0
+
+
+def join_processes(device: torch.device) -> None:
+    """Let this process and those that train with it exchange tensors now; Lightning would later, and finds it done.
+
+    The first measures the base model before the others hear of it, so they wait long: one that fails ends all.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        atexit.register(dist.destroy_process_group)  # else torch warns at the end of the program
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=datetime.timedelta(days=1))
 
 
 def launch(module: str, arguments: Sequence[str], num_processes: int, on_cpu: bool) -> int:

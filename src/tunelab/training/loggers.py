@@ -22,6 +22,7 @@ PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
     WandbLogger: lambda run: {"save_dir": str(run), "name": run.name},
     MLFlowLogger: lambda run: {"run_name": run.name},
 }
+Loggers = Mapping[str, Logger]  # by the name in the configuration
 TABLE_KEYS = ("data.batch_size", "model.path", "peak_lr", "peft._target_", "peft.r", "seed")
 IDS_FILE = "loggers.json"  # by the name of the logger; what a resumed run needs to continue the tracker's run
 ID_ARGUMENTS: dict[type[Logger], str] = {WandbLogger: "id", MLFlowLogger: "run_id"}

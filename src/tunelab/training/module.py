@@ -19,9 +19,12 @@ from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM
 from tunelab.model.budget import add_regularizer_gradients, budget_state, prune_ranks, restore_budget
 from tunelab.model.virtual_tokens import num_virtual_tokens
+from tunelab.training.averaging import Averaged, averaged_weights
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, set_learning_rate
 from tunelab.training.schedules import learning_rate
+
+MEASURED = "measured_weights"  # in a checkpoint: the weights of its validation, where training is at others
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class CausalLMModule(pl.LightningModule):
         self._settings = settings
         self._grad_norm = torch.zeros(())
         self._validation_sums = TokenSums.zero()
+        self._averaged: list[Averaged] = []  # while averages stand in for the weights that are trained
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -110,6 +114,25 @@ class CausalLMModule(pl.LightningModule):
         """One optimizer over everything that is trained; its rate is set at each step."""
         settings = self._settings
         return build_optimizer(settings.optim, self.model, settings.peak_lr, settings.scaled_gradients)
+
+    # --- averaged weights ---------------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """Put the averages in place, of an optimizer that keeps some; checkpoints still hold what is trained."""
+        self._averaged = averaged_weights(cast(Any, self.optimizers(use_pl_optimizer=False)))
+        for each in self._averaged:
+            each.parameter.data.copy_(each.average)
+
+    def on_validation_end(self) -> None:
+        """After the callbacks (samples, checkpoints): go on from the weights that are trained, bit for bit."""
+        for each in self._averaged:
+            each.parameter.data.copy_(each.trained_at)
+        self._averaged = []
+
+    def on_train_end(self) -> None:
+        """After the last checkpoint: the result of training is the average."""
+        self.on_validation_start()
+        self._averaged = []
 
     # --- validation ---------------------------------------------------------------------------------------------
 
@@ -209,11 +232,17 @@ class CausalLMModule(pl.LightningModule):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The trained parameters only: the frozen base is identified by its path and never copied."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: t for name, t in super().state_dict(*args, **kwargs).items() if name in trained}
+        trained = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        trained_at = {id(each.parameter): each.trained_at for each in self._averaged}
+        state = super().state_dict(*args, **kwargs)
+        return {name: trained_at.get(id(trained[name]), t) for name, t in state.items() if name in trained}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what an adapter that prunes its ranks remembers of earlier steps."""
+        """Add the weights that were measured, where they are others, and what pruning remembers of earlier steps."""
+        if self._averaged:
+            averages = {id(each.parameter): each.average for each in self._averaged}
+            named = self.named_parameters()
+            checkpoint[MEASURED] = {name: averages.get(id(p), p) for name, p in named if p.requires_grad}
         if (state := budget_state(self.model)) is not None:
             checkpoint["rank_budget"] = state
 

@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tunelab.components import build_component, resolve_target
-from tunelab.config import OptimConfig
-from tunelab.errors import ConfigError
+from tunelab.config import OptimConfig, mark_read
+from tunelab.errors import ConfigError, first_line
+from tunelab.training.averaging import averaged_weights, begin_training
+from tunelab.training.schedules import learning_rate
 
 LR_RATIO = "lr_ratio"  # of a parameter group: its rate over that of the schedule
 B_MATRICES = {"lora_B", "lora_embedding_B"}  # PEFT's names of the factor that starts at zero
@@ -72,7 +75,9 @@ def build_optimizer(
         for slot, node, names in shares
         if names
     ]
-    return parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+    optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
+    begin_training(optimizer)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -89,6 +94,53 @@ def suggested_learning_rate(hidden_size: int, adapter: bool) -> float:
     """
     rate = 5e-5 * (10 if adapter else 1) * (2000 / hidden_size) ** 0.781
     return float(f"{rate:.1e}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What is known of the trained parameters before there are any.
+
+    `b_matrices`: LoRA's factors are among them; `everything`: they are the model's own, vectors included;
+    `weighs_gradients`: the adapter looks at the gradients after the step (AdaLoRA's importance).
+    """
+
+    b_matrices: bool
+    everything: bool
+    weighs_gradients: bool = False
+
+
+def check_optimizer(config: OptimConfig, lr: float, total_steps: int, trained: Trained, device: torch.device) -> None:
+    """Take one step with a stand-in for the weights, so that a wrong argument shows now; and compute a rate.
+
+    Raises:
+        ConfigError: the optimizer cannot be built, cannot step, or does not go with the adapter.
+    """
+    model = _stand_in(trained.b_matrices, bool(config.rest) or trained.everything).to(device)
+    optimizer = build_optimizer(config, model, lr, False)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    try:
+        optimizer.step()
+        averaged_weights(optimizer)
+    except Exception as error:  # whatever the optimizer raises for a value that the user set
+        raise ConfigError(
+            f"optim.optimizer: {type(optimizer).__name__} cannot take a step with these arguments "
+            f"({first_line(error)}); change optim.optimizer."
+        ) from error
+    changed = any(not bool((p.grad == 0.5).all()) for p in model.parameters() if p.grad is not None)
+    if trained.weighs_gradients and changed:
+        raise ConfigError(
+            f"optim.optimizer: expected one that leaves the gradients as they are, by which the adapter prunes its "
+            f"ranks, found {type(optimizer).__name__}; set optim=adamw."
+        )
+    learning_rate(config, lr, total_steps - 1, total_steps)
+    mark_read(config, "max_grad_norm")
+
+
+def _stand_in(b_matrices: bool, has_vectors: bool) -> torch.nn.Module:
+    """Matrices named as the adapter's will be, just large enough for states of 8 bits, and vectors beside them."""
+    names = ("lora_A", "lora_B") if b_matrices else ("weights",)
+    return torch.nn.ModuleDict({name: torch.nn.Linear(64, 64, bias=has_vectors) for name in names})
 
 
 def _build(
@@ -132,9 +184,13 @@ def _is_b_matrix(name: str) -> bool:
 
 
 def _outside(model: torch.nn.Module) -> set[str]:
-    """Names of the parameters that are no hidden matrices: embeddings, the head, and all that is not 2-D."""
+    """Names of the parameters that are no hidden matrices: embeddings, the head, and all that is not 2-D.
+
+    What an adapter trains of an embedding (rows of new tokens, LoRA's factors) belongs to it: PEFT keeps the embedding
+    itself as `base_layer` of the module that holds them.
+    """
     find_head = getattr(model, "get_output_embeddings", None)
-    ends = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    ends = [m for m in model.modules() if isinstance(getattr(m, "base_layer", m), torch.nn.Embedding)]
     ends += [head] if find_head and (head := find_head()) is not None else []
     at_ends = {id(parameter) for module in ends for parameter in module.parameters()}
     return {name for name, p in model.named_parameters() if p.ndim != 2 or id(p) in at_ends}

@@ -1,0 +1,57 @@
+"""Keys that were typed and that nothing uses."""
+
+from contextlib import nullcontext
+
+import pytest
+
+from tunelab.audit import refuse_unread_keys
+from tunelab.config import RunConfig, forget_reads, mark_read, to_plain
+from tunelab.errors import ConfigError
+from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
+
+
+def used(config: RunConfig) -> None:
+    """What a run does before it looks for unread keys."""
+    adapter = build_adapter_config(config)
+    prepared = prepare(config)
+    mark_read_later(config, plan_training(config, prepared, adapter), prepared)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unused"),
+    [
+        (["peft.lr_factor=3"], "peft.lr_factor"),  # beside optim.lr, which a tiny run gives
+        (["optim.lr=null", "peft.lr_factor=3"], None),
+        (["peft.num_calibration_examples=0"], "peft.num_calibration_examples"),
+        (["peft=eva", "peft.num_calibration_examples=3"], None),
+        (["peft=none", "peft.r=8"], "peft.r"),
+        (["peft=last_layers", "~peft.r", "peft.num_layers=1"], None),
+        (["peft.num_layers=null"], "peft.num_layers"),
+        (["peft.lora_dropout=0.1", "peft.use_rslora=true", "optim.optimizer.eps=1e-6"], None),
+        (["logger=csv", "logger.csv.flush_logs_every_n_steps=2"], None),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_keys_inside_of_dictionaries_count(overrides: list[str], unused: str | None, tiny_config, tmp_path):
+    config = tiny_config(f"output_dir={tmp_path}", *overrides)
+    used(config)
+    typed = [each for each in overrides if not each.startswith("~")]
+    with pytest.raises(ConfigError, match=f"^{unused}: set, but nothing uses it") if unused else nullcontext():
+        refuse_unread_keys(config, typed)
+
+
+def test_a_dictionary_remembers_what_was_read_of_it(tiny_config):
+    config = tiny_config()
+    node = config.peft
+    assert "r" in node
+    assert len(node) == len(list(node)) == len(to_plain(config)["peft"])
+    with pytest.raises(ConfigError, match=r"^peft\.r, peft\.bias: "):
+        refuse_unread_keys(config, ["peft.r=4", "peft.bias=none"])
+    assert (node["r"], node.get("nothing")) == (4, None)
+    mark_read(config.peft, "bias", "nothing")
+    refuse_unread_keys(config, ["peft.r=4", "peft.bias=none", "peft=lora"])
+    with pytest.raises(ConfigError, match=r"^peft\.nothing: "):
+        refuse_unread_keys(config, ["peft.nothing=1"])
+    forget_reads(config)
+    with pytest.raises(ConfigError, match=r"^peft\.r: "):
+        refuse_unread_keys(config, ["peft.r=4"])
