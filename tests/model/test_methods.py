@@ -49,12 +49,12 @@ EXCLUDED = {
     **UNSUPPORTED_TYPES,
     "ADAMSS": "it needs scikit-learn, which tunelab does not; PEFT names the package",
 }
-# What is changed here: keys without which a method has no sense, and fewer layers of those that build a large matrix for
-# each of them at each step.
+# What is changed here: keys without which a method has no sense, and fewer layers for those that build a large matrix
+# for each of them at each step.
 CHANGED = {
     "trainable_tokens": {"token_indices": [2, 3, 4, 5]},
     "adaption_prompt": {"adapter_layers": NUM_LAYERS},
-    **dict.fromkeys(("boft", "hra", "waveft"), {"target_modules": ["q_proj", "v_proj"]}),
+    **{name: {"target_modules": ["q_proj", "v_proj"]} for name in ("boft", "hra", "waveft")},
 }
 
 
