@@ -12,7 +12,7 @@ OTHER = "Other re-parametrisations"
 PROMPTS = "Prompts"
 PARTIAL = "A part of the weights, or all"
 MEMBERS = {
-    LORA: "lora qlora rslora dora lora_plus pissa olora mica loftq eva corda lora_ga adalora",
+    LORA: "lora qlora rslora dora lora_plus pissa olora mica loftq eva corda lora_ga velora adalora",
     PROMPTS: "prompt_tuning p_tuning prefix_tuning cartridge adaption_prompt",
     PARTIAL: "none last_layers ln_tuning beft shira supertuning trainable_tokens osf",
 }  # every other method is one of OTHER
