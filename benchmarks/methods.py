@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from environments import machine
-from methods_table import rewrite, table
+from methods_table import is_doubtful, rewrite, table
 
 from tunelab.atomic import write_json
 
@@ -53,7 +53,8 @@ def main() -> None:
             continue
         found = measure(name, options) | {"resident_before_weights_bytes": resident}
         results["methods"][name] = found
-        print(name, json.dumps(found), flush=True)
+        busy = "NOT A QUIET MACHINE: " if is_doubtful(found) else ""
+        print(name, busy + json.dumps(found), flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, results)
     if options.quick:

@@ -80,7 +80,7 @@ def rows(methods: dict[str, dict[str, Any]], reference: float | None) -> str:
 
 def is_doubtful(found: dict[str, Any]) -> bool:
     """True where other processes computed meanwhile."""
-    return (found["cores_of_others"] or 0.0) > BUSY_CORES
+    return (found.get("cores_of_others") or 0.0) > BUSY_CORES
 
 
 def rewrite(page: Path, text: str) -> None:
