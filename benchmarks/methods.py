@@ -1,119 +1,177 @@
 """Every tuning method of conf/peft on `tiny`/`tickets` under equal steps: the table of docs/methods.md.
 
-    python benchmarks/methods.py                         # all methods that results/methods.json lacks
-    python benchmarks/methods.py --methods=lora,dora --again
-    python benchmarks/methods.py --quick                 # 5 steps, 20 test examples, to another file: no figures
+    python benchmarks/methods.py                              # what results/methods.json lacks, then the table
+    python benchmarks/methods.py --methods=lora,dora --again  # these once more
+    python benchmarks/methods.py --table                      # the table alone
+    python benchmarks/methods.py --quick                      # 5 steps, 20 test examples: the figures mean nothing
 
-Each method is a run of train.py in a process of its own, one after another.
+Each method is a run of train.py in a process of its own, one after another, a minute or two each. The results are
+written after each: the same command goes on after a kill, and tries again what failed.
 """
 
 import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from environments import machine
+from methods_table import is_doubtful, rewrite, table
+
+from tunelab.atomic import write_json
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 RESULTS = HERE / "results" / "methods.json"
 PAGE = REPOSITORY / "docs" / "methods.md"
 WORK = REPOSITORY / "outputs" / "benchmarks" / "methods"
-BEGIN, END = "<!-- methods: begin -->", "<!-- methods: end -->"
 
+WARM_UP_STEPS = 10  # which the speed leaves out
+NUM_TEST_EXAMPLES = 300  # all of tickets'
+BASE = "base"  # the untrained model, beside the methods
 # What a method cannot do without: ids of the tokens that the chat template and the answers are made of.
 NEEDED = {"trainable_tokens": ["peft.token_indices=[" + ",".join(map(str, range(64))) + "]"]}
-COLUMNS = ("trained", "test loss", "exact match", "tokens/s", "memory, GiB", "export, KB")
-
-
-def all_methods() -> list[str]:
-    return sorted(path.stem for path in (REPOSITORY / "conf" / "peft").glob("*.yaml"))
-
-
-def measure(name: str, num_steps: int, threads: int, quick: bool) -> dict[str, Any]:
-    """Train and evaluate one method; its figures, or the sentence that it ended with."""
-    work = WORK / name
-    shutil.rmtree(work, ignore_errors=True)
-    overrides = [f"peft={name}", *NEEDED.get(name, []), f"output_dir={work}", f"trainer.max_steps={num_steps}"]
-    overrides += ["evaluation.base=false", "logger=none", "trainer.num_sample_completions=0", "trainer.accelerator=cpu"]
-    overrides += ["evaluation.max_examples=20"] if quick else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
-    command = [sys.executable, str(REPOSITORY / "train.py"), *overrides]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1][:300]}
-    return figures(next((work / "runs" / "run").iterdir()))
-
-
-def figures(folder: Path) -> dict[str, Any]:
-    """The figures of a run folder."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    speeds = sorted(line["perf/tokens_per_second"] for line in lines if "perf/tokens_per_second" in line)
-    return {
-        "num_trainable_parameters": summary["num_trainable_parameters"],
-        "peak_lr": summary["peak_lr"],
-        "test_loss": summary["metrics"]["test/loss"],
-        "test_exact_match": summary["metrics"]["test/exact_match"],
-        "tokens_per_second": speeds[len(speeds) // 2],
-        "peak_memory_gib": max(line.get("perf/peak_memory_gib", 0.0) for line in lines),
-        "export_bytes": sum(file.stat().st_size for file in (folder / "adapter").glob("*.safetensors")),
-    }
-
-
-def table(results: dict[str, Any]) -> str:
-    """The Markdown table, best loss first; what failed stands below with its reason."""
-    methods: dict[str, dict[str, Any]] = results["methods"]
-    good = {name: found for name, found in methods.items() if "error" not in found}
-    rows = [f"| method | {' | '.join(COLUMNS)} |", "|---|" + "--:|" * len(COLUMNS)]
-    for name, found in sorted(good.items(), key=lambda item: item[1]["test_loss"]):
-        cells = (
-            f"{found['num_trainable_parameters']:,}", f"{found['test_loss']:.4f}", f"{found['test_exact_match']:.3f}",
-            f"{found['tokens_per_second']:,.0f}", f"{found['peak_memory_gib']:.2f}",
-            f"{found['export_bytes'] / 1000:,.0f}",
-        )  # fmt: skip
-        rows.append(f"| `{name}` | {' | '.join(cells)} |")
-    failed = [f"`{name}` failed: {found['error']}" for name, found in sorted(methods.items()) if "error" in found]
-    setting = f"{results['num_steps']} steps of 16 examples, {results['threads']} thread(s), one run each, seed 0."
-    return "\n\n".join([setting, "\n".join(rows), *failed])
-
-
-def rewrite(page: Path, text: str) -> None:
-    """Put the table between the two marks of the page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default="", help="names, separated by commas; default: all")
-    parser.add_argument("--steps", type=int, default=187, help="optimizer steps of each; one pass over the data is 187")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--again", action="store_true", help="measure also what the results hold")
-    parser.add_argument("--quick", action="store_true", help="a smoke run, whose figures are kept nowhere")
-    options = parser.parse_args()
-    num_steps = 5 if options.quick else options.steps
+    options = parse_arguments()
     path = WORK / "quick.json" if options.quick else RESULTS
-    results: dict[str, Any] = {"num_steps": num_steps, "threads": options.threads, "methods": {}}
+    results = {"setting": setting(options), "machine": machine(), "methods": {}}
+    if options.table:
+        rewrite(PAGE, table(json.loads(path.read_text(encoding="utf-8"))))
+        return
     if path.is_file() and not options.quick:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if {**before, "methods": {}} != results:
-            sys.exit(f"{path.name} was made with other --steps or --threads: delete it, or use the same")
-        results = before
-    for name in [each for each in options.methods.split(",") if each] or all_methods():
-        if name in results["methods"] and not options.again:
+        results = resumed(json.loads(path.read_text(encoding="utf-8")), results, path.name)
+    resident = resident_before_weights(options)
+    for name in options.methods:
+        if not options.again and "error" not in results["methods"].get(name, {"error": ""}):
             continue
-        results["methods"][name] = found = measure(name, num_steps, options.threads, options.quick)
-        print(name, found, flush=True)
+        found = measure(name, options) | {"resident_before_weights_bytes": resident}
+        results["methods"][name] = found
+        busy = "NOT A QUIET MACHINE: " if is_doubtful(found) else ""
+        print(name, busy + json.dumps(found), flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_json(path, results)
     if options.quick:
         print(table(results))
     else:
         rewrite(PAGE, table(results))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--methods", default="", help=f"names, separated by commas; default: all, and {BASE}")
+    parser.add_argument("--steps", type=int, default=187, help="optimizer steps of each; one pass over the data is 187")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="measure also what the results hold")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the table of what there is")
+    parser.add_argument("--quick", action="store_true", help="a smoke run, whose figures are kept nowhere")
+    options = parser.parse_args()
+    known = [BASE, *sorted(each.stem for each in (REPOSITORY / "conf" / "peft").glob("*.yaml"))]
+    options.methods = [each for each in options.methods.split(",") if each] or known
+    if unknown := set(options.methods) - set(known):
+        parser.error(f"unknown methods: {', '.join(sorted(unknown))}")
+    options.steps = 5 if options.quick else options.steps
+    options.num_test_examples = 20 if options.quick else NUM_TEST_EXAMPLES
+    return options
+
+
+def setting(options: argparse.Namespace) -> dict[str, Any]:
+    """What all methods have in common."""
+    sizes = {"num_steps": options.steps, "warm_up_steps": WARM_UP_STEPS, "num_test_examples": options.num_test_examples}
+    return {**sizes, "threads": options.threads, "seed": 0}
+
+
+def resumed(before: dict[str, Any], now: dict[str, Any], name: str) -> dict[str, Any]:
+    """The earlier results, to be added to; ends the program where they were measured otherwise."""
+    for key in ("setting", "machine"):
+        if before[key] != now[key]:
+            sys.exit(f"{name} was made with other {key}: {before[key]}, now {now[key]}; delete it, or use the same")
+    return before
+
+
+# --- one method ------------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure one method; its figures, or the sentence that it ended with."""
+    folder, is_base = WORK / "runs" / name, name == BASE
+    shutil.rmtree(folder, ignore_errors=True)
+    num_steps = 1 if is_base else options.steps
+    overrides = [f"peft={'lora' if is_base else name}", *NEEDED.get(name, []), f"output_dir={WORK}", f"name={name}"]
+    overrides += [f"trainer.max_steps={num_steps}", f"trainer.val_every_steps={num_steps}", "trainer.accelerator=cpu"]
+    overrides += ["trainer.num_sample_completions=0", "trainer.log_every_steps=1", "logger=none"]
+    overrides += [f"evaluation.base={is_base}", f"evaluation.max_examples={options.num_test_examples}"]
+    done = watched([sys.executable, str(REPOSITORY / "train.py"), *overrides], options.threads)
+    returncode, stderr = done.pop("returncode"), done.pop("stderr")
+    if returncode:
+        return {"error": stderr.strip().rpartition("\n")[2][:300]}
+    return figures(next(folder.iterdir()), "base/" if is_base else "") | done
+
+
+def watched(command: list[str], threads: int) -> dict[str, Any]:
+    """Run a command to its end: exit code, standard error, seconds, and how many cores others kept busy meanwhile."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+    busy, start, own = busy_seconds(), time.perf_counter(), sum(os.times()[2:4])
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    seconds, own = time.perf_counter() - start, sum(os.times()[2:4]) - own
+    others = None if busy is None else max(0.0, (busy_seconds() or 0.0) - busy - own) / seconds
+    return {
+        "returncode": done.returncode,
+        "stderr": done.stderr,
+        "seconds": round(seconds, 1),
+        "cores_of_others": None if others is None else round(others, 2),
+    }
+
+
+def busy_seconds() -> float | None:
+    """Processor time that this machine has spent on anything, all cores together; None where there is no /proc/stat."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return None
+    ticks = [int(number) for number in path.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]  # idle, waiting for input or output
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def figures(folder: Path, of: str = "") -> dict[str, Any]:
+    """The figures of a run folder; with "base/" those of its base model, where there are two."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    origin = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "perf/tokens_per_second" in line]
+    timed = [line["perf/tokens_per_second"] for line in steps if line["step"] > WARM_UP_STEPS] or [0.0]
+    return {
+        "num_trainable_parameters": summary["num_trainable_parameters"],
+        "peak_lr": summary["peak_lr"],
+        "validation_loss": next(line["val/loss"] for line in reversed(lines) if "val/loss" in line),
+        "test_loss": summary["metrics"][f"{of}test/loss"],
+        "test_exact_match": summary["metrics"][f"{of}test/exact_match"],
+        "tokens_per_second": statistics.median(timed),
+        "peak_resident_bytes": round(steps[-1]["perf/peak_memory_gib"] * 2**30),
+        "export_bytes": sum(file.stat().st_size for file in (folder / "adapter").glob("*.safetensors")),
+        "times_seconds": summary["times_seconds"],
+        "commit": (origin["git"] or {}).get("commit"),
+        "uncommitted": bool((origin["git"] or {}).get("diff")),
+        "packages": origin["packages"],
+    }
+
+
+def resident_before_weights(options: argparse.Namespace) -> int:
+    """Bytes that a process holds which has imported everything and read the data, and has no weights yet."""
+    command = [sys.executable, str(HERE / "worker_resident.py"), str(WORK)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return int(done.stdout)
 
 
 if __name__ == "__main__":

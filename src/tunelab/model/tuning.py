@@ -14,15 +14,15 @@ from tunelab.errors import ConfigError
 UNSUPPORTED_TYPES = {
     "LILY": "its router averages over all positions of a micro-batch, later tokens and other examples included",
     "POLY": "it routes by task, and a row here names none",
-    "SHADOW": "its second network runs in PEFT's wrapper, beside the decoder that is trained here",
+    "SHADOW": "its second network is run by a hook of the whole model, and training calls the decoder inside",
     "XLORA": "it mixes adapters that were trained before, in PEFT's wrapper around the model",
 }
 UNSUPPORTED_OPTIONS = {
     "alora_invocation_tokens": "PEFT's wrapper finds the tokens, and training calls the decoder inside it",
     "arrow_config": "it mixes adapters that were trained before",
-    "kasa_config": "its regularisers belong to PEFT's own loss and would be left out",
-    "monteclora_config": "its variational loss belongs to PEFT's own loss and would be left out",
-    "velora_config": "its gradients depend on how a step is cut into micro-batches",
+    "kasa_config": "PEFT leaves its regularisers to whoever computes the loss, and they would be left out",
+    "monteclora_config": "PEFT leaves its variational loss to whoever computes the loss, and it would be left out",
+    "velora_config": "it projects on averages of a micro-batch, whose size memory decides; init_type=random is fixed",
 }
 
 
@@ -88,7 +88,8 @@ def refuse_unsupported(config: PeftConfig) -> None:
             f"peft._target_: {type(config).__name__} cannot be trained here ({UNSUPPORTED_TYPES[kind]}); use peft=lora."
         )
     for option, reason in UNSUPPORTED_OPTIONS.items():
-        if getattr(config, option, None):
+        value = getattr(config, option, None)
+        if value and getattr(value, "init_type", None) != "random":
             raise ConfigError(f"peft.{option}: it cannot be trained here ({reason}); remove it.")
 
 
