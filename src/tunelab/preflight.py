@@ -16,7 +16,7 @@ from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.embedded import locate
 from tunelab.errors import ConfigError, first_line
-from tunelab.evaluation.metrics import REGEX, check_metrics
+from tunelab.evaluation.metrics import check_metrics
 from tunelab.hashing import file_sha256
 from tunelab.model.adapter import Start, build_peft_config, trains_b_matrices
 from tunelab.model.budget import plan_budget
@@ -203,13 +203,8 @@ def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -
 
 def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:
     """Count as read what measuring will read, where there is something to measure."""
-    if not measures:
-        return
-    mark_read(config, "base", "generate", "max_examples", "metrics")
-    if REGEX in config.metrics:
-        mark_read(config, "regex")
-    if config.generate:
-        mark_read(config, "max_new_tokens", "generation_batch_tokens")
+    if measures:
+        mark_read(config, *config.used_keys())
 
 
 def fingerprints(config: RunConfig, prepared: Prepared) -> dict[str, Any]:

@@ -1,15 +1,17 @@
-"""The greedy decoding loop of one batch of prompts, over a cache that is reserved once."""
+"""The decoding loop of one batch of prompts, greedy or sampling, over a cache that is reserved once."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from tunelab.errors import ModelError
+from tunelab.evaluation.sampling import Sampling, draw, uniform_draws
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, prompt_cache, prompt_embeddings
 
 # Dropping finished rows copies the cache, so it waits until a fifth of the rows is done.
@@ -29,11 +31,24 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt: its place in the input, its tokens, and how many new tokens it may have."""
+    """One prompt: its place in the input, its tokens, how many new tokens it may have, and which sample it is."""
 
     index: int
     prompt_ids: list[int]
     num_new_tokens: int
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What all batches share: the tokens that end a completion, the pad token, and how tokens are drawn.
+
+    `sampling` None: greedy, always the most likely token.
+    """
+
+    ends: Sequence[int]
+    pad: int
+    sampling: Sampling | None = None
 
 
 class ReservedLayer(DynamicLayer):
@@ -74,15 +89,16 @@ def decode(
     model: torch.nn.Module,
     causal_lm: PreTrainedModel,
     batch: Sequence[Request],
-    ends: Sequence[int],
-    pad: int,
+    decoding: Decoding,
 ) -> list[Completion]:
     """Complete the prompts of one batch, in its order. `causal_lm`: the transformers model inside `model`."""
-    state = _State(model, causal_lm, batch, pad)
+    ends = decoding.ends
+    state = _State(model, causal_lm, batch, decoding.pad)
+    choose = _chooser(batch, decoding.sampling, causal_lm.device)
     end_tokens = torch.tensor(list(ends), device=causal_lm.device)
     caller = causal_lm if num_virtual_tokens(model) else model  # PEFT would put them in front again at every token
     for _ in range(max(request.num_new_tokens for request in batch)):
-        if not state.accept(_next_tokens(caller, state), end_tokens):
+        if not state.accept(choose(_next_logits(caller, state), state), end_tokens):
             break
     rows = cast(list[list[int]], state.written.tolist())  # pyright: ignore[reportUnknownMemberType]
     return [_completion(row[: r.num_new_tokens], ends) for row, r in zip(rows, batch, strict=True)]
@@ -146,15 +162,29 @@ class _State:
         self.rows, self.limits, self.active = self.rows[kept], self.limits[kept], self.active[kept]
 
 
-def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
-    """One forward pass: the most likely next token of each row, (rows,) int64."""
+def _chooser(
+    batch: Sequence[Request], sampling: Sampling | None, device: torch.device
+) -> Callable[[torch.Tensor, _State], torch.Tensor]:
+    """What picks the next token of each row, (rows,) int64, from logits (rows, vocabulary)."""
+    if sampling is None:
+        return lambda logits, _: logits.argmax(-1)
+    uniforms = np.zeros((len(batch), max(request.num_new_tokens for request in batch)))
+    for row, request in zip(uniforms, batch, strict=True):
+        count = request.num_new_tokens
+        row[:count] = uniform_draws(sampling.seed, request.prompt_ids, request.sample, count)
+    drawn = torch.from_numpy(uniforms).to(device)
+    return lambda logits, state: draw(logits, drawn[state.rows, state.num_written], sampling)
+
+
+def _next_logits(model: torch.nn.Module, state: _State) -> torch.Tensor:
+    """One forward pass: the logits of the next token of each row, (rows, vocabulary)."""
     output = model(
         position_ids=state.positions,
         **state.inputs(),
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1].argmax(-1)
+    return output.logits[:, -1]
 
 
 def cache_name(causal_lm: PreTrainedModel) -> str:

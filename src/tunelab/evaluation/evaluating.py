@@ -11,13 +11,14 @@ from tunelab.config import EvaluationConfig
 from tunelab.data.batching import cut
 from tunelab.data.collating import collate
 from tunelab.data.records import EvaluationExample, MicroBatch
-from tunelab.evaluation.generating import Completion, can_be_completed, generate, inference
+from tunelab.evaluation.generating import Completion, Sampling, can_be_completed, generate, inference
 from tunelab.evaluation.metrics import REGISTRY, Answer, Metric, chosen_metrics
 from tunelab.evaluation.metrics.token_level import token_level_scores
 from tunelab.evaluation.scores import Estimate, Scores, estimates, score_answers
 from tunelab.evaluation.scoring import parse_object
 from tunelab.evaluation.statistics import Floats
 from tunelab.evaluation.sums import TokenScores
+from tunelab.evaluation.voting import score_samples
 from tunelab.model.virtual_tokens import num_virtual_tokens
 
 
@@ -25,7 +26,8 @@ from tunelab.model.virtual_tokens import num_virtual_tokens
 class Prediction:
     """What one model wrote for one example. `id` is the origin of its row (`test.jsonl:17`).
 
-    `completion` is the text as decoded, without special tokens; `scores`: metric → value, those that apply.
+    `completion` is the text as decoded, without special tokens; `scores`: metric → value, those that apply. `samples`:
+    all completions of the example, `completion` the first of them, where there are several.
     """
 
     id: str
@@ -34,10 +36,12 @@ class Prediction:
     completion: str
     finished: bool
     scores: dict[str, float]
+    samples: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return asdict(self)
+        """The fields as JSON can hold them; without `samples` where there is one."""
+        fields = asdict(self)
+        return fields if self.samples else {name: value for name, value in fields.items() if name != "samples"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,12 @@ def evaluate_split(
     scores, predictions, chosen = token_level_scores(sums), list[Prediction](), list[Metric]()
     if config.generate:
         chosen = chosen_metrics(config, [example.response for example in examples])
-        answers = _answers(model, tokenizer, examples, config, settings.end_token_ids)
+        samples = _samples(model, tokenizer, examples, config, settings.end_token_ids)
+        answers = _firsts(samples)
         metrics |= _counts(answers)
         answer_scores = score_answers(chosen, answers)
-        scores += answer_scores
-        predictions = _predictions(examples, answers, answer_scores)
+        scores += _in_order(chosen, [*answer_scores, *score_samples(chosen, samples)])
+        predictions = _predictions(examples, samples, answer_scores)
     found = estimates(scores)
     return SplitEvaluation(
         metrics=metrics | {name: estimate.value for name, estimate in found.items()},
@@ -132,36 +137,56 @@ def predict(
 ) -> list[Prediction]:
     """Let `model` complete the prompts of `examples` (those that leave room for it), and score the completions."""
     chosen = chosen_metrics(config, [example.response for example in examples])
-    answers = _answers(model, tokenizer, examples, config, end_token_ids)
-    return _predictions(examples, answers, score_answers(chosen, answers))
+    samples = _samples(model, tokenizer, examples, config, end_token_ids)
+    return _predictions(examples, samples, score_answers(chosen, _firsts(samples)))
 
 
-def _answers(
+def _samples(
     model: torch.nn.Module,
     tokenizer: Any,
     examples: Sequence[EvaluationExample],
     config: EvaluationConfig,
     end_token_ids: Sequence[int],
-) -> list[Answer | None]:
-    """What the model writes for each example; None for those that it cannot complete."""
+) -> list[list[Answer] | None]:
+    """What the model writes for each example, once or several times; None for those that it cannot complete."""
     can_be = [can_be_completed(model, example.prompt_ids) for example in examples]
-    prompts = [example.prompt_ids for example, possible in zip(examples, can_be, strict=True) if possible]
-    if not prompts:
-        return [None] * len(examples)
+    numbers = range(config.num_samples)
+    asked = [(example, number) for example, can in zip(examples, can_be, strict=True) if can for number in numbers]
     completions = iter(
         generate(
             model,
-            prompts,
+            [example.prompt_ids for example, _ in asked],
             max_new_tokens=config.max_new_tokens,
             batch_tokens=config.generation_batch_tokens,
             end_token_ids=end_token_ids,
             pad_token_id=int(tokenizer.pad_token_id),
+            sampling=_sampling(config),
+            sample_numbers=[number for _, number in asked],
         )
+        if asked
+        else ()
     )
     return [
-        _answer(tokenizer, next(completions), example) if possible else None
-        for example, possible in zip(examples, can_be, strict=True)
+        [_answer(tokenizer, next(completions), example) for _ in numbers] if can else None
+        for example, can in zip(examples, can_be, strict=True)
     ]
+
+
+def _sampling(config: EvaluationConfig) -> Sampling | None:
+    if config.temperature == 0:
+        return None
+    return Sampling(config.temperature, config.top_p, config.top_k, config.seed)
+
+
+def _firsts(samples: Sequence[Sequence[Answer] | None]) -> list[Answer | None]:
+    """The first sample of each example, which all metrics are of that need one completion."""
+    return [None if each is None else each[0] for each in samples]
+
+
+def _in_order(metrics: Sequence[Metric], scores: Sequence[Scores]) -> list[Scores]:
+    """The scores of each metric, with its parts behind it."""
+    places = {metric.name: place for place, metric in enumerate(metrics)}
+    return sorted(scores, key=lambda each: places[each.name.partition("/")[0]])
 
 
 def _answer(tokenizer: Any, done: Completion, example: EvaluationExample) -> Answer:
@@ -171,7 +196,7 @@ def _answer(tokenizer: Any, done: Completion, example: EvaluationExample) -> Ans
 
 
 def _predictions(
-    examples: Sequence[EvaluationExample], answers: Sequence[Answer | None], scores: Sequence[Scores]
+    examples: Sequence[EvaluationExample], samples: Sequence[Sequence[Answer] | None], scores: Sequence[Scores]
 ) -> list[Prediction]:
     shown = [each for each in scores if each.metric.per_example]
     values = {each.name: each.metric.value(each.sums).tolist() for each in shown}
@@ -180,12 +205,13 @@ def _predictions(
             id=example.origin,
             prompt=example.prompt,
             reference=example.response,
-            completion=answer.completion,
-            finished=answer.finished,
+            completion=answers[0].completion,
+            finished=answers[0].finished,
             scores={name: column[row] for name, column in values.items() if not math.isnan(column[row])},
+            samples=tuple(answer.completion for answer in answers) if len(answers) > 1 else (),
         )
-        for row, (example, answer) in enumerate(zip(examples, answers, strict=True))
-        if answer is not None
+        for row, (example, answers) in enumerate(zip(examples, samples, strict=True))
+        if answers is not None
     ]
 
 

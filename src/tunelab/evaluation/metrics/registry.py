@@ -1,7 +1,7 @@
 """What a metric is, and the list of all of them: a function of one answer becomes a metric by a decorator."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -72,7 +72,8 @@ class Metric:
     ends the sentence "no example has …" where it applies to none. `fits`: references → whether `auto` measures it.
     `per_example`: predictions.jsonl shows it. `breakdown`: answers → part → the sums of each answer, for rows of their
     own. `overall`: instead of `score`, the value from all answers at once. `signature`: what the library that defines
-    it says of its settings.
+    it says of its settings. `vote`: of a metric that is right or wrong, completion → the answer that it gives, equal
+    for equal answers; None for none.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Metric:
     breakdown: Callable[[Sequence[Answer]], Mapping[str, list[Sums | None]]] | None = None
     overall: Callable[[Sequence[Answer]], float | None] | None = None
     signature: Callable[[], str] | None = None
+    vote: Callable[..., Hashable] | None = None
 
     def sums(self, answer: Answer) -> Sums | None:
         """The sums of one answer; None where the metric does not apply."""
@@ -157,7 +159,9 @@ def chosen_metrics(config: EvaluationConfig, references: Sequence[str]) -> list[
 def _with_pattern(metric: Metric, config: EvaluationConfig) -> Metric:
     assert config.regex is not None, "check_metrics comes first"
     assert metric.score is not None
-    return replace(metric, score=partial(metric.score, pattern=re.compile(config.regex)))
+    assert metric.vote is not None
+    pattern = re.compile(config.regex)
+    return replace(metric, score=partial(metric.score, pattern=pattern), vote=partial(metric.vote, pattern=pattern))
 
 
 def _check_pattern(pattern: str | None) -> None:
