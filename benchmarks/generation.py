@@ -182,9 +182,8 @@ def show_table(runs: dict[str, list[dict[str, float]]], num_different: dict[str,
         spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f}-{max(seconds):.1f})"
         faster, by_cpu = (medians[name][key] / medians["ours"][key] for key in ("seconds", "cpu_seconds"))
         goal = next((f"{goal}x" for start, goal in GOALS.items() if name.startswith(start)), "")
-        print(
-            f"{name:20} {spread:>24} {faster:>8.2f}x {by_cpu:>11.2f}x {goal:>6} {num_different[name]:>9} of {num_prompts}"
-        )
+        others = f"{num_different[name]} of {num_prompts}"
+        print(f"{name:20} {spread:>24} {faster:>8.2f}x {by_cpu:>11.2f}x {goal:>6} {others:>18}")
 
 
 if __name__ == "__main__":

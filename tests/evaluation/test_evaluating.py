@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tunelab.config import EvaluationConfig, read_keys
 from tunelab.data.records import IGNORE_INDEX, EvaluationExample, MicroBatch, TokenizedExample
-from tunelab.evaluation import evaluating
+from tunelab.evaluation import completing, evaluating
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.evaluation.generating import Completion
 from tunelab.evaluation.sums import TokenScores
@@ -100,7 +100,7 @@ def test_predictions_are_scored_in_order(model, tokenizer, monkeypatch: pytest.M
         Completion(tokenizer.encode(text), finished)
         for text, finished in zip(written, (True, True, False), strict=True)
     ]
-    monkeypatch.setattr(evaluating, "generate", lambda *_, **__: completions)
+    monkeypatch.setattr(completing, "generate", lambda *_, **__: completions)
     examples = make_examples(tokenizer, ['{"name": "Zoë"}', '{"name": "Bo"}', '{"name": "Cy"}'])
     result = evaluate(model, tokenizer, examples)
     assert [prediction.completion for prediction in result.predictions] == written

@@ -26,11 +26,13 @@ def generate(
     pad_token_id: int,
     sampling: Sampling | None = None,
     sample_numbers: Sequence[int] | None = None,
+    scored: bool = False,
 ) -> list[Completion]:
     """Complete each prompt, in input order: greedily (always the most likely token), or drawn as `sampling` says.
 
     Draws are a function of (seed, prompt, its number in `sample_numbers`, position): a prompt that is given n times
     with the numbers 0 to n - 1 gets n independent samples; equal prompts with equal numbers get the same one.
+    `scored`: completions have their log-probability, of the model as it is, without temperature or nucleus.
 
     Prompts of like length share a batch, left-padded, of at most `batch_tokens` positions ((longest prompt +
     max_new_tokens) x rows; a single prompt may exceed it). Out of memory: the batch is halved and repeated. A
@@ -41,12 +43,12 @@ def generate(
     Raises DataError for a prompt without tokens or one that leaves no position free, ModelError for a model
     that this loop cannot decode.
     """
-    causal_lm = _causal_lm(model)
-    requests = _requests(prompts, sample_numbers or [0] * len(prompts), max_new_tokens, _max_positions(model))
-    decoding = Decoding(end_token_ids, pad_token_id, sampling)
+    causal_lm = causal_lm_of(model)
+    requests = _requests(prompts, sample_numbers or [0] * len(prompts), max_new_tokens, max_positions_of(model))
+    decoding = Decoding(end_token_ids, pad_token_id, sampling, scored)
     room = max_new_tokens + num_virtual_tokens(model)
     completions: dict[int, Completion] = {}
-    with inference(model), _dense_attention(causal_lm):
+    with inference(model), dense_attention(causal_lm):
         for batch in _batches(requests, room, batch_tokens, even=_needs_even_rows(model, causal_lm)):
             decoded = _decode_or_halve(model, causal_lm, batch, decoding)
             completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
@@ -75,13 +77,13 @@ def inference(model: torch.nn.Module) -> Generator[None]:
             module.training = training
 
 
-def _dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
+def dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
     """Variable-length attention knows neither padding nor a cache, so a model that has it decodes without."""
     has_varlen = causal_lm.config._attn_implementation == VARLEN  # pyright: ignore[reportPrivateUsage]
     return attention_implementation(causal_lm, dense_implementation(causal_lm)) if has_varlen else nullcontext()
 
 
-def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
+def causal_lm_of(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside `model`."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
@@ -91,13 +93,13 @@ def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
 
 def can_be_completed(model: torch.nn.Module, prompt_ids: Sequence[int]) -> bool:
     """Whether there is a prompt, and a position left behind it: not so for a document, or a prompt cut to the limit."""
-    max_positions = _max_positions(model)
+    max_positions = max_positions_of(model)
     return bool(prompt_ids) and (max_positions is None or len(prompt_ids) < max_positions)
 
 
-def _max_positions(model: torch.nn.Module) -> int | None:
+def max_positions_of(model: torch.nn.Module) -> int | None:
     """Positions for prompt and completion together, less those of virtual tokens; None where there is no limit."""
-    config: Any = _causal_lm(model).config
+    config: Any = causal_lm_of(model).config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return None if positions is None else positions - num_virtual_tokens(model)
 
