@@ -96,6 +96,14 @@ def test_several_greedy_completions_are_refused():
         EvaluationConfig(num_samples=4)
 
 
+@pytest.mark.parametrize(("key", "value"), [("top_p", 0.9), ("top_k", 5), ("seed", 1)])
+def test_settings_of_draws_without_draws(key: str, value: float):
+    with pytest.raises(
+        ConfigError, match=rf"evaluation\.{key}: expected .* for greedy .* set evaluation\.temperature=0"
+    ):
+        EvaluationConfig(**{key: value})
+
+
 @pytest.mark.parametrize("key", ["temperature", "top_p", "top_k", "seed", "num_samples"])
 def test_settings_out_of_range(key: str):
     with pytest.raises(ConfigError, match=rf"evaluation\.{key}: expected"):

@@ -38,6 +38,12 @@ class EvaluationConfig(Section):
                 "evaluation.num_samples: expected 1 for greedy completions, which are all the same, found "
                 f"{self.num_samples}; set evaluation.temperature=0.8, say."
             )
+        for key, usual in (("top_p", 1.0), ("top_k", None), ("seed", 0)):
+            if self.temperature == 0 and getattr(self, key) != usual:
+                raise ConfigError(
+                    f"evaluation.{key}: expected {usual} for greedy completions, which draw nothing, found "
+                    f"{getattr(self, key)}; set evaluation.temperature=0.8, say, or leave it out."
+                )
         for key in ("max_new_tokens", "generation_batch_tokens"):
             value = getattr(self, key)
             require(value >= 1, f"evaluation.{key}", "at least 1 token", value)

@@ -9,7 +9,6 @@ import numpy as np
 
 from tunelab.evaluation.metrics import Answer, Metric
 from tunelab.evaluation.scores import Scores
-from tunelab.evaluation.statistics import Floats
 
 Samples = Sequence[Answer]  # of one example
 
@@ -49,19 +48,15 @@ def score_samples(metrics: Sequence[Metric], samples: Sequence[Samples | None]) 
 
 def _scores(metric: Metric, samples: Sequence[Samples | None], num_samples: int) -> list[Scores]:
     rights = [None if each is None else _rights(metric, each) for each in samples]
-    applies = np.array([each is not None for each in rights])
-    scores = [
-        Scores(
-            _part(metric, f"pass@{k}", is_rate=False),
-            _means([each and pass_at(num_samples, sum(each), k) for each in rights]),
-            applies,
-        )
-        for k in reported_k(num_samples)
-    ]
+    scores: list[Scores] = []
+    for k in reported_k(num_samples):
+        chances = [None if each is None else pass_at(num_samples, sum(each), k) for each in rights]
+        scores.append(_mean(_part(metric, f"pass@{k}", is_rate=False), chances))
     won = [
-        each and _majority_is_right(metric, several or (), each) for several, each in zip(samples, rights, strict=True)
+        None if each is None else _majority_is_right(metric, several or (), each)
+        for several, each in zip(samples, rights, strict=True)
     ]
-    return [*scores, Scores(_part(metric, f"maj@{num_samples}", is_rate=True), _means(won), applies)]
+    return [*scores, _mean(_part(metric, f"maj@{num_samples}", is_rate=True), won)]
 
 
 def _rights(metric: Metric, samples: Samples) -> list[bool] | None:
@@ -76,9 +71,10 @@ def _majority_is_right(metric: Metric, samples: Samples, rights: Sequence[bool])
     return place is not None and rights[place]
 
 
-def _means(values: Sequence[float | None]) -> Floats:
-    """Sums (n, 2) of a mean: value and 1; zeros where there is no value."""
-    return np.array([(0.0, 0.0) if value is None else (float(value), 1.0) for value in values])
+def _mean(metric: Metric, values: Sequence[float | None]) -> Scores:
+    """The scores of a mean: each value counts once, and where there is none nothing does."""
+    sums = np.array([(0.0, 0.0) if value is None else (float(value), 1.0) for value in values])
+    return Scores(metric, sums, np.array([value is not None for value in values]))
 
 
 def _part(metric: Metric, name: str, is_rate: bool) -> Metric:
