@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tunelab.config import EvaluationConfig, RunConfig
 from tunelab.data.records import EvaluationExample
+from tunelab.evaluation.copying import trained_texts
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
@@ -41,6 +42,7 @@ class Measurement:
                 device=prepared.device,
                 config=self.config,
                 end_token_ids=self.ends,
+                train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
             )
             return evaluate_split(model, prepared.tokenizer, examples, settings)
 

@@ -12,7 +12,7 @@ from tunelab.config import EvaluationConfig, Objective, Precision, Quantization,
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError
-from tunelab.evaluation.metrics import REGEX, check_metrics
+from tunelab.evaluation.metrics import check_metrics
 from tunelab.model.adapter import build_peft_config, trains_b_matrices
 from tunelab.model.budget import plan_budget, plans_budget
 from tunelab.model.continuing import check_continued
@@ -172,13 +172,8 @@ def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -
 
 def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:
     """Count as read what measuring will read, where there is something to measure."""
-    if not measures:
-        return
-    mark_read(config, "base", "generate", "max_examples", "metrics")
-    if REGEX in config.metrics:
-        mark_read(config, "regex")
-    if config.generate:
-        mark_read(config, "max_new_tokens", "generation_batch_tokens")
+    if measures:
+        mark_read(config, *config.used_keys())
 
 
 def _val_every_steps(config: RunConfig, plan: StepPlan, has_validation: bool) -> int | None:

@@ -24,6 +24,15 @@ GOOD_ROWS = {
     "prompt and response": ("prompt_completion", {"prompt": "a", "response": "b"}),
     "question and answer": ("prompt_completion", {"question": "a", "answer": "b"}),
     "prompt and completion as turns": ("prompt_completion", {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}),
+    "multiple choice": ("multiple_choice", {"question": "q", "choices": ["a", "b"], "answer": 1}),
+    "multiple choice by text": (
+        "multiple_choice",
+        {"prompt": "q", "choices": ["a", "b"], "response": "b", "system": "s"},
+    ),
+    "multiple choice as ARC": (
+        "multiple_choice",
+        {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "B"},
+    ),
     "text": ("text", {"text": "a document"}),
     "text with a label": ("text", {"text": "a document", "label": 1}),
     "segments": ("segments", {"segments": [{"label": False, "text": "a"}, {"label": True, "text": "b"}]}),

@@ -10,7 +10,7 @@ from tunelab.data.formats import decide_layout, known_formats
 from tunelab.data.formats.deciding import FOREIGN_FORMATS
 from tunelab.errors import ConfigError, DataError
 
-NAMES = ["messages", "sharegpt", "prompt_completion", "alpaca", "text", "segments", "pretokenized"]
+NAMES = ["messages", "sharegpt", "prompt_completion", "alpaca", "text", "segments", "pretokenized", "multiple_choice"]
 NAMES += ["preference", "kto"]
 
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tunelab.config import EvaluationConfig, read_keys
 from tunelab.data.records import IGNORE_INDEX, EvaluationExample, MicroBatch, TokenizedExample
-from tunelab.evaluation import evaluating
+from tunelab.evaluation import completing, evaluating
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.evaluation.generating import Completion
 from tunelab.evaluation.sums import TokenScores
@@ -100,7 +100,7 @@ def test_predictions_are_scored_in_order(model, tokenizer, monkeypatch: pytest.M
         Completion(tokenizer.encode(text), finished)
         for text, finished in zip(written, (True, True, False), strict=True)
     ]
-    monkeypatch.setattr(evaluating, "generate", lambda *_, **__: completions)
+    monkeypatch.setattr(completing, "generate", lambda *_, **__: completions)
     examples = make_examples(tokenizer, ['{"name": "Zoë"}', '{"name": "Bo"}', '{"name": "Cy"}'])
     result = evaluate(model, tokenizer, examples)
     assert [prediction.completion for prediction in result.predictions] == written
@@ -133,13 +133,32 @@ def test_max_examples(model, tokenizer):
     assert (result.metrics["num_examples"], len(result.predictions)) == (2, 2)
 
 
-@pytest.mark.parametrize("generate", [True, False])
-def test_keys_are_read_only_where_they_matter(model, tokenizer, generate: bool):
-    config = EvaluationConfig(generate=generate, max_new_tokens=2)
+@pytest.mark.parametrize(
+    "settings", [{"generate": False}, {}, {"temperature": 1.0}, {"metrics": ["regex_match"], "regex": "a"}]
+)
+def test_keys_are_read_only_where_they_matter(model, tokenizer, settings: dict):
+    config = EvaluationConfig(max_new_tokens=2, **settings)
+    used = set(config.used_keys())
     object.__getattribute__(config, "__dict__")["_read"] = set()  # the checks of the config read them too
     evaluate_split(model, tokenizer, make_examples(tokenizer, ["a"]), settings_for(model, 64, config))
-    only_to_generate = {"max_new_tokens", "generation_batch_tokens"}
-    assert read_keys(config) == {"generate", "max_examples", "metrics"} | (only_to_generate if generate else set())
+    assert read_keys(config) == used - {"base"}  # which the callers read
+    assert ("max_new_tokens" in used) == settings.get("generate", True)
+    assert ("seed" in used) == ("temperature" in settings)
+
+
+def test_several_samples(model, tokenizer):
+    examples = make_examples(tokenizer, ["five", "six"])
+    config = {"max_new_tokens": 3, "temperature": 1.0}
+    several = evaluate(model, tokenizer, examples, num_samples=3, **config)
+    one = evaluate(model, tokenizer, examples, **config)
+    assert [len(set(each.samples)) for each in several.predictions] == [3, 3]
+    assert [each.completion for each in several.predictions] == [each.samples[0] for each in several.predictions]
+    assert [each.completion for each in several.predictions] == [each.completion for each in one.predictions]
+    assert {f"exact_match/{part}" for part in ("pass@1", "pass@2", "pass@3", "maj@3")} <= several.metrics.keys()
+    assert several.metrics["exact_match/pass@1"] == 0
+    assert len(several.predictions[0].to_dict()["samples"]) == 3
+    assert "samples" not in one.predictions[0].to_dict()
+    assert [s.name for s in several.scores][3:6] == ["exact_match", "exact_match/pass@1", "exact_match/pass@2"]
 
 
 def test_an_empty_split_has_no_scores(model, tokenizer):

@@ -1,5 +1,6 @@
 import copy
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import (
 
 from tunelab.errors import DataError
 from tunelab.evaluation import generating
-from tunelab.evaluation.generating import Completion, generate
+from tunelab.evaluation.generating import Completion, Sampling, generate
 from tunelab.model.attention import VARLEN
 
 VOCABULARY = 60
@@ -221,3 +222,31 @@ def test_out_of_memory_with_one_prompt_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(generating, "decode", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         run(make(), make_prompts(3))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_p": 0.8}, {"top_k": 5}, {"temperature": 0.6, "top_p": 0.9, "top_k": 12}]
+)
+def test_a_sample_depends_on_neither_batch_nor_order(settings: dict):
+    model, prompts = make(), make_prompts(64)
+    numbers = [place % 3 for place in range(64)]
+    sampling = Sampling(seed=7, **settings)
+    together = run(model, prompts, sampling=sampling, sample_numbers=numbers)
+    assert together == run(model, prompts, sampling=sampling, sample_numbers=numbers, batch_tokens=1)
+    backwards = run(model, prompts[::-1], sampling=sampling, sample_numbers=numbers[::-1], batch_tokens=300)
+    assert together == backwards[::-1]
+    assert together != run(model, prompts)
+    assert together != run(model, prompts, sampling=replace(sampling, seed=8), sample_numbers=numbers)
+
+
+def test_samples_of_one_prompt_differ_and_repeat():
+    model, prompt = make(), make_prompts(1)[0]
+    samples = run(model, [prompt] * 6, sampling=Sampling(), sample_numbers=range(6))
+    assert len({tuple(done.token_ids) for done in samples}) == 6
+    assert run(model, [prompt], sampling=Sampling(), sample_numbers=[4]) == [samples[4]]
+
+
+def test_the_most_likely_token_alone_is_greedy():
+    model, prompts = make(), make_prompts(8)
+    assert run(model, prompts, sampling=Sampling(top_k=1)) == run(model, prompts)
+    assert run(model, prompts, sampling=Sampling(top_p=1e-9)) == run(model, prompts)

@@ -48,6 +48,7 @@ class ColumnsConfig(Section):
     history: str | None = None
     messages: str | None = None
     tools: str | None = None
+    choices: str | None = None
     chosen: str | None = None
     rejected: str | None = None
     label: str | None = None
@@ -139,6 +140,7 @@ class DataConfig(Section):
     template: str = (
         "auto"  # chat, alpaca, plain, chatml or a .jinja file; auto: chat where the tokenizer has one, else alpaca
     )
+    choices: list[str] = field(default_factory=list[str])  # all possible responses, as class labels; empty: not known
     train_on: TrainOn = TrainOn.responses
     max_length: int = 1024  # tokens, prompt and response and special tokens together
     over_length: OverLength = OverLength.truncate_prompt
@@ -153,6 +155,9 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         require(self.max_length >= 2, "data.max_length", "at least 2 tokens", self.max_length)
         require(self.batch_size >= 1, "data.batch_size", "at least 1 example", self.batch_size)
+        choices = self.choices
+        several = len(choices) > 1 and len(set(choices)) == len(choices) and all(text.strip() for text in choices)
+        require(several or not choices, "data.choices", "two or more different texts, or none", choices)
         for key in ("validation_fraction", "test_fraction"):
             value = getattr(self, key)
             require(0 <= value < 1, f"data.{key}", "a fraction in [0, 1)", value)

@@ -1,9 +1,9 @@
 """The two passes over the rows: a survey of all examples, then text, tokens and files of those that stay."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from tunelab.config import DataConfig
 from tunelab.data.augmenting import Augment
-from tunelab.data.fitting import Fitted, fit, prompt_ids
+from tunelab.data.fitting import Fitted, fit, last_turn_ids, prompt_ids
 from tunelab.data.quality.survey import Survey, Verdict
 from tunelab.data.reading import Feed, Item, Reader, Tally
 from tunelab.data.records import Conversation, EncodedExample, Example, RenderedExample, TokenSequence
 from tunelab.data.rendering import Renderer
 from tunelab.data.storing import SplitWriter
-from tunelab.data.tokenizing import encode_stream, from_ids
+from tunelab.data.tokenizing import Encoder, encode_stream, from_ids
 from tunelab.data.upstream import added_token_settings, bos_token_id
 from tunelab.errors import DataError
 
@@ -64,10 +64,14 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """An example on its way to tokens: text that is to be encoded, or ids that are there already."""
+    """An example on its way to tokens: text that is to be encoded, or ids that are there already.
+
+    `candidates`: the same with each possible answer as its response, by the answer's text.
+    """
 
     split: str
     content: RenderedExample | EncodedExample
+    candidates: Mapping[str, RenderedExample] = field(default_factory=dict[str, RenderedExample])
 
 
 def survey_examples(stage: Stage) -> Verdict:
@@ -92,13 +96,14 @@ def write_examples(stage: Stage, verdict: Verdict, folder: Path) -> tuple[Tally,
     kept = KeptExamples(stage, verdict)
     counts = {split: SplitCounts() for split in SPLITS}
     max_length, over_length, bos_id = stage.config.max_length, stage.config.over_length, bos_token_id(stage.tokenizer)
+    encoder = Encoder(stage.tokenizer, stage.add_bos)
     with ExitStack() as stack:
         writers = {split: stack.enter_context(SplitWriter(folder / split)) for split in SPLITS}
         for work, encoded in _encoded(_works(stage, kept), stage):
             fitted = fit(encoded, max_length, over_length, bos_id)
             counts[work.split].add(encoded, fitted)
             for example in fitted.examples:
-                writers[work.split].add(example, _note(work, encoded, stage))
+                writers[work.split].add(example, _note(work, encoded, stage, encoder))
     for (split, reason), count in kept.num_dropped.items():
         counts[split].num_examples += count
         counts[split].num_dropped[reason] += count
@@ -150,11 +155,35 @@ def _works(stage: Stage, kept: KeptExamples) -> Iterator[_Work]:
         if len(wanted) < len(item.examples):
             kept.num_dropped[item.split, "undesirable"] += len(item.examples) - len(wanted)
         try:
-            works = [_Work(item.split, content) for example in wanted for content in _contents(example, stage)]
+            works = [work for example in wanted for work in _works_of(example, item.split, stage)]
         except DataError as error:
             kept.tally.bad(item.source, str(error))
             continue
         yield from works
+
+
+def _works_of(example: Example, split: str, stage: Stage) -> Iterator[_Work]:
+    *earlier, last = _contents(example, stage)
+    yield from (_Work(split, content) for content in earlier)
+    yield _Work(split, last, _candidates(example, stage) if split != "train" else {})
+
+
+def _candidates(example: Example, stage: Stage) -> dict[str, RenderedExample]:
+    """The example with each of its choices as the last response; nothing where none are known."""
+    if not isinstance(example, Conversation):
+        return {}
+    *before, last = example.messages
+    choices = example.choices or tuple(stage.config.choices)
+    if choices and last.content not in choices:
+        known = ", ".join(map(repr, choices))
+        raise DataError(
+            f"{example.origin}: expected a response that is one of data.choices ({known}), found "
+            f"{last.content[:40]!r}; add it to data.choices, or mend the row."
+        )
+    return {
+        text: stage.renderer.render(replace(example, messages=(*before, replace(last, content=text))))[-1]
+        for text in choices
+    }
 
 
 def _is_undesirable(example: Example) -> bool:
@@ -196,14 +225,21 @@ def _chunks(works: Iterable[_Work]) -> Iterator[list[_Work]]:
         yield chunk
 
 
-def _note(work: _Work, encoded: EncodedExample, stage: Stage) -> dict[str, Any]:
+def _note(work: _Work, encoded: EncodedExample, stage: Stage, encoder: Encoder) -> dict[str, Any]:
     """What is stored beside the tokens: for the splits that are measured on, also what generation starts from."""
     if work.split == "train":
         return {"origin": encoded.origin}
     text = work.content if isinstance(work.content, RenderedExample) else None
+    candidates = work.candidates.items()
+    answers = encoder.encode([rendered for _, rendered in candidates]) if candidates else []
+    choices = [
+        (choice, last_turn_ids(answer, ended=rendered.end_of_turn is not None))
+        for (choice, rendered), answer in zip(candidates, answers, strict=True)
+    ]
     return {
         "origin": encoded.origin,
         "prompt": text.prompt if text else "",
         "response": text.response if text else "",
         "prompt_ids": prompt_ids(encoded, stage.config.max_length, bos_token_id(stage.tokenizer)),
+        **({"choices": choices} if choices else {}),
     }

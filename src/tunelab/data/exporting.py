@@ -78,6 +78,10 @@ def to_row(example: Example) -> dict[str, Any]:
 
 def _conversation(example: Conversation) -> dict[str, Any]:
     tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
+    if example.choices:
+        *before, question, answer = (message.content for message in example.messages)
+        system = {"system": before[0]} if before else {}
+        return {"question": question, "choices": list(example.choices), "answer": answer, **system}
     if not example.rejected and example.desirable is None:
         return {"messages": [_turn(message) | _flag(message) for message in example.messages], **tools}
     turns = [_turn(message) for message in example.messages]

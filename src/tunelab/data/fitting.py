@@ -73,6 +73,13 @@ def prompt_ids(encoded: EncodedExample, max_length: int, bos_token_id: int | Non
     return bos + prompt[len(prompt) - max_length + len(bos) :]
 
 
+def last_turn_ids(encoded: EncodedExample, ended: bool) -> list[int]:
+    """Return the ids of the last supervised turn, its end-of-turn token left out where it `ended` in one."""
+    last = int(np.flatnonzero(encoded.loss_mask)[-1])
+    ids: list[int] = encoded.input_ids[_last_turn(encoded.loss_mask) : last + 1].tolist()
+    return ids[:-1] if ended else ids
+
+
 def _windows(encoded: EncodedExample, max_length: int, num_supervised: int) -> Fitted:
     """Cut a document so that each window begins with the last token of the one before, as context.
 

@@ -59,7 +59,7 @@ class Conversation:
 
     `rejected` is, of a preference pair, the other answer to the same prompt (`messages` ends in the chosen one).
     `desirable` is the label of a KTO row (None: not of that kind). `tools` are the JSON schemas of the tools that the
-    assistant may call.
+    assistant may call. `choices` are the answers that the last message is one of, of a multiple-choice question.
     """
 
     messages: tuple[Message, ...]
@@ -67,6 +67,7 @@ class Conversation:
     tools: tuple[Mapping[str, Any], ...] = ()
     rejected: tuple[Message, ...] = ()
     desirable: bool | None = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +177,26 @@ def tokenized(example: EncodedExample) -> TokenizedExample:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A possible answer: its text, and the ids that it adds to the prompt's, the end of the turn left out."""
+
+    text: str
+    token_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationExample:
-    """What evaluation needs of one example: where generation starts and what it should say."""
+    """What evaluation needs of one example: where generation starts and what it should say.
+
+    `choices`: the possible answers where they are known; `response` is one of them.
+    """
 
     prompt_ids: list[int]
     prompt: str
     response: str
     tokenized: TokenizedExample
     origin: str
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

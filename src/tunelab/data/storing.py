@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tunelab.data.records import EncodedExample, EvaluationExample, TokenizedExample
+from tunelab.data.records import Choice, EncodedExample, EvaluationExample, TokenizedExample
 
 _IDS, _MASK, _ENDS, _SUPERVISED = "input_ids.i32", "loss_mask.u8", "ends.i64", "supervised.i64"
 _NOTES, _NOTE_ENDS = "notes.json", "note_ends.i64"
@@ -137,6 +137,7 @@ class StoredEvaluation(Sequence[EvaluationExample]):
             response=note["response"],
             tokenized=tokenized,
             origin=tokenized.origin,
+            choices=tuple(Choice(*choice) for choice in note.get("choices", ())),
         )
 
 

@@ -1,15 +1,17 @@
-"""The greedy decoding loop of one batch of prompts, over a cache that is reserved once."""
+"""The decoding loop of one batch of prompts, greedy or sampling, over a cache that is reserved once."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from tunelab.errors import ModelError
+from tunelab.evaluation.sampling import Sampling, draw, uniform_draws
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, prompt_cache, prompt_embeddings
 
 # Dropping finished rows copies the cache, so it waits until a fifth of the rows is done.
@@ -21,19 +23,35 @@ class Completion:
     """What a model wrote after a prompt: neither the prompt, nor the end token, nor anything after it.
 
     `finished` is True where the model ended by itself, False where it ran out of new tokens or positions.
+    `log_probability`: of these tokens and the end token, in nats, where it was asked for.
     """
 
     token_ids: list[int]
     finished: bool
+    log_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt: its place in the input, its tokens, and how many new tokens it may have."""
+    """One prompt: its place in the input, its tokens, how many new tokens it may have, and which sample it is."""
 
     index: int
     prompt_ids: list[int]
     num_new_tokens: int
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What all batches share: the tokens that end a completion, the pad token, and how tokens are drawn.
+
+    `sampling` None: greedy, always the most likely token. `scored`: completions have their log-probability.
+    """
+
+    ends: Sequence[int]
+    pad: int
+    sampling: Sampling | None = None
+    scored: bool = False
 
 
 class ReservedLayer(DynamicLayer):
@@ -74,18 +92,27 @@ def decode(
     model: torch.nn.Module,
     causal_lm: PreTrainedModel,
     batch: Sequence[Request],
-    ends: Sequence[int],
-    pad: int,
+    decoding: Decoding,
 ) -> list[Completion]:
     """Complete the prompts of one batch, in its order. `causal_lm`: the transformers model inside `model`."""
-    state = _State(model, causal_lm, batch, pad)
+    ends = decoding.ends
+    state = _State(model, causal_lm, batch, decoding.pad)
+    choose = _chooser(batch, decoding.sampling, causal_lm.device)
     end_tokens = torch.tensor(list(ends), device=causal_lm.device)
     caller = causal_lm if num_virtual_tokens(model) else model  # PEFT would put them in front again at every token
     for _ in range(max(request.num_new_tokens for request in batch)):
-        if not state.accept(_next_tokens(caller, state), end_tokens):
+        logits = _next_logits(caller, state)
+        tokens = choose(logits, state)
+        if decoding.scored:
+            state.add_scores(logits, tokens)
+        if not state.accept(tokens, end_tokens):
             break
     rows = cast(list[list[int]], state.written.tolist())  # pyright: ignore[reportUnknownMemberType]
-    return [_completion(row[: r.num_new_tokens], ends) for row, r in zip(rows, batch, strict=True)]
+    scores = cast(list[float], state.scores.tolist()) if decoding.scored else [None] * len(batch)
+    return [
+        _completion(row[: request.num_new_tokens], ends, score)
+        for row, request, score in zip(rows, batch, scores, strict=True)
+    ]
 
 
 class _State:
@@ -96,7 +123,7 @@ class _State:
         num_rows, num_new = len(batch), max(request.num_new_tokens for request in batch)
         in_cache = keeps_tokens_in_cache(model)
         # Where virtual tokens are inputs, they take the place of that many pads between the padding and the prompt.
-        input_ids, prompt_mask = _left_padded(batch, pad, device, 0 if in_cache else num_virtual)
+        input_ids, prompt_mask = left_padded(batch, pad, device, 0 if in_cache else num_virtual)
         if in_cache:
             prompt_mask = torch.cat([prompt_mask.new_ones(num_rows, num_virtual), prompt_mask], dim=1)
         self.num_seen, self.num_written = prompt_mask.shape[1], 0
@@ -104,6 +131,7 @@ class _State:
         self.mask = torch.cat([prompt_mask, prompt_mask.new_ones(num_rows, num_new)], dim=1)
         self.positions = (prompt_mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         self.written = torch.full((num_rows, num_new), pad, device=device)
+        self.scores = torch.zeros(num_rows, dtype=torch.float64, device=device)
         self.rows = torch.arange(num_rows, device=device)
         self.limits = torch.tensor([request.num_new_tokens for request in batch], device=device)
         self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
@@ -122,6 +150,12 @@ class _State:
         recurrent = self._cache_name == "cache_params"
         mask = None if recurrent and self.num_written else self.mask[:, : self.num_seen + self.num_written]
         return {**self.tokens, "attention_mask": mask, self._cache_name: self.cache}
+
+    def add_scores(self, logits: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Add the log-probability of the next token of each row that is not done."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        found = wide.log_softmax(-1).gather(-1, tokens[:, None])[:, 0].double()
+        self.scores[self.rows] += found.where(self.active, 0.0)
 
     def accept(self, tokens: torch.Tensor, end_tokens: torch.Tensor) -> bool:
         """Write the next token of each row, (rows,), and prepare another pass; False where all are done."""
@@ -146,15 +180,29 @@ class _State:
         self.rows, self.limits, self.active = self.rows[kept], self.limits[kept], self.active[kept]
 
 
-def _next_tokens(model: torch.nn.Module, state: _State) -> torch.Tensor:
-    """One forward pass: the most likely next token of each row, (rows,) int64."""
+def _chooser(
+    batch: Sequence[Request], sampling: Sampling | None, device: torch.device
+) -> Callable[[torch.Tensor, _State], torch.Tensor]:
+    """What picks the next token of each row, (rows,) int64, from logits (rows, vocabulary)."""
+    if sampling is None:
+        return lambda logits, _: logits.argmax(-1)
+    uniforms = np.zeros((len(batch), max(request.num_new_tokens for request in batch)))
+    for row, request in zip(uniforms, batch, strict=True):
+        count = request.num_new_tokens
+        row[:count] = uniform_draws(sampling.seed, request.prompt_ids, request.sample, count)
+    drawn = torch.from_numpy(uniforms).to(device)
+    return lambda logits, state: draw(logits, drawn[state.rows, state.num_written], sampling)
+
+
+def _next_logits(model: torch.nn.Module, state: _State) -> torch.Tensor:
+    """One forward pass: the logits of the next token of each row, (rows, vocabulary)."""
     output = model(
         position_ids=state.positions,
         **state.inputs(),
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1].argmax(-1)
+    return output.logits[:, -1]
 
 
 def cache_name(causal_lm: PreTrainedModel) -> str:
@@ -194,7 +242,7 @@ def _embedded(
     return embedded
 
 
-def _left_padded(
+def left_padded(
     batch: Sequence[Request], pad: int, device: torch.device, room: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and attention mask, both (rows, room + longest prompt) int64; `room` pads before a prompt count."""
@@ -204,7 +252,7 @@ def _left_padded(
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def _completion(tokens: list[int], ends: Sequence[int]) -> Completion:
+def _completion(tokens: list[int], ends: Sequence[int], score: float | None) -> Completion:
     """Cut at the first end token."""
     end = next((place for place, token in enumerate(tokens) if token in ends), None)
-    return Completion(tokens[:end], finished=end is not None)
+    return Completion(tokens[:end], finished=end is not None, log_probability=score)

@@ -1,7 +1,7 @@
 """One model measured on one split: the loss on the responses, and what it writes itself, scored."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,15 +10,18 @@ import torch
 from tunelab.config import EvaluationConfig
 from tunelab.data.batching import cut
 from tunelab.data.collating import collate
-from tunelab.data.records import EvaluationExample, MicroBatch
-from tunelab.evaluation.generating import Completion, can_be_completed, generate, inference
-from tunelab.evaluation.metrics import REGISTRY, Answer, Metric, chosen_metrics
+from tunelab.data.records import EvaluationExample, MicroBatch, TokenizedExample
+from tunelab.evaluation.choosing import choose
+from tunelab.evaluation.completing import complete, first_samples
+from tunelab.evaluation.copying import with_copies
+from tunelab.evaluation.generating import inference
+from tunelab.evaluation.metrics import REGISTRY, Answer, Chosen, Metric, chosen_choice_metrics, chosen_metrics
 from tunelab.evaluation.metrics.token_level import token_level_scores
 from tunelab.evaluation.scores import Estimate, Scores, estimates, score_answers
 from tunelab.evaluation.scoring import parse_object
 from tunelab.evaluation.statistics import Floats
 from tunelab.evaluation.sums import TokenScores
-from tunelab.model.tokenizer import completion_text
+from tunelab.evaluation.voting import score_samples
 from tunelab.model.virtual_tokens import num_virtual_tokens
 
 
@@ -26,7 +29,8 @@ from tunelab.model.virtual_tokens import num_virtual_tokens
 class Prediction:
     """What one model wrote for one example. `id` is the origin of its row (`test.jsonl:17`).
 
-    `completion` is the text as decoded, without special tokens; `scores`: metric → value, those that apply.
+    `completion` is the text as decoded, without special tokens; `scores`: metric → value, those that apply. `samples`:
+    all completions of the example, `completion` the first of them, where there are several.
     """
 
     id: str
@@ -35,10 +39,12 @@ class Prediction:
     completion: str
     finished: bool
     scores: dict[str, float]
+    samples: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return asdict(self)
+        """The fields as JSON can hold them; without `samples` where there is one."""
+        fields = asdict(self)
+        return fields if self.samples else {name: value for name, value in fields.items() if name != "samples"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +53,7 @@ class SplitEvaluation:
 
     `scores` are those of each example, which comparisons need; `estimates` have the values of `metrics` with counts and
     intervals; `not_applicable`: a metric that was asked for by name → why it has no value; `signatures`: metric → what
-    its library says of its settings.
+    its library says of its settings; `tables`: metric → a table that explains its value.
     """
 
     metrics: dict[str, float]
@@ -56,6 +62,7 @@ class SplitEvaluation:
     estimates: dict[str, Estimate] = field(default_factory=dict[str, Estimate])
     not_applicable: dict[str, str] = field(default_factory=dict[str, str])
     signatures: dict[str, str] = field(default_factory=dict[str, str])
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class SplitSettings:
     """How a split is measured.
 
     `score_tokens` runs the model on one micro-batch (on `device`, of at most `micro_batch_tokens` positions).
+    `train_texts` reads the responses of the training split, where there is one.
     """
 
     score_tokens: Callable[[MicroBatch], TokenScores]
@@ -71,6 +79,7 @@ class SplitSettings:
     device: torch.device
     config: EvaluationConfig
     end_token_ids: Sequence[int]
+    train_texts: Callable[[], Iterable[str]] | None = None
 
 
 def evaluate_split(
@@ -89,13 +98,23 @@ def evaluate_split(
     sums = example_sums(model, examples, settings, int(tokenizer.pad_token_id))
     metrics = {"num_examples": float(len(examples)), "num_supervised_tokens": float(sums[:, 1].sum())}
     scores, predictions, chosen = token_level_scores(sums), list[Prediction](), list[Metric]()
+    choice_metrics = chosen_choice_metrics(config)
+    choices = _choices(model, examples, settings, int(tokenizer.pad_token_id)) if choice_metrics else []
+    tables = _tables(choice_metrics, choices)
+    if any(each is not None for each in choices):
+        metrics |= _choice_counts(examples, choices)
+        scores += score_answers(choice_metrics, choices)
     if config.generate:
         chosen = chosen_metrics(config, [example.response for example in examples])
-        answers = _answers(model, tokenizer, examples, config, settings.end_token_ids)
+        samples = complete(model, tokenizer, examples, chosen, config, settings.end_token_ids)
+        answers = first_samples(samples)
+        if settings.train_texts and any(metric.needs_train for metric in chosen):
+            answers = with_copies(answers, settings.train_texts())
         metrics |= _counts(answers)
         answer_scores = score_answers(chosen, answers)
-        scores += answer_scores
-        predictions = _predictions(examples, answers, answer_scores)
+        tables |= _tables(chosen, answers)
+        scores += _in_order(chosen, [*answer_scores, *score_samples(chosen, samples)])
+        predictions = _predictions(examples, samples, answer_scores)
     found = estimates(scores)
     return SplitEvaluation(
         metrics=metrics | {name: estimate.value for name, estimate in found.items()},
@@ -104,6 +123,7 @@ def evaluate_split(
         estimates=found,
         not_applicable=_not_applicable(config, found),
         signatures={each.name: each.signature() for each in chosen if each.signature and each.name in found},
+        tables=tables,
     )
 
 
@@ -111,16 +131,48 @@ def example_sums(
     model: torch.nn.Module, examples: Sequence[EvaluationExample], settings: SplitSettings, pad_token_id: int
 ) -> Floats:
     """Run the model on all examples: (num_examples, 3) sums of nll, supervised tokens, and tokens predicted right."""
+    return _sums([example.tokenized for example in examples], model, settings, pad_token_id)
+
+
+def _sums(
+    sequences: Sequence[TokenizedExample], model: torch.nn.Module, settings: SplitSettings, pad_token_id: int
+) -> Floats:
     padded, device = settings.padded, settings.device
     front = num_virtual_tokens(model)
-    lengths = [front + each.tokenized.num_tokens for each in examples]
-    sums = torch.zeros(len(examples), 3, dtype=torch.float64, device=device)
+    lengths = [front + each.num_tokens for each in sequences]
+    sums = torch.zeros(len(sequences), 3, dtype=torch.float64, device=device)
     with inference(model):
         for indices in cut(lengths, settings.micro_batch_tokens, padded):
-            batch = collate([examples[index].tokenized for index in indices], padded, pad_token_id).to(device)
+            batch = collate([sequences[index] for index in indices], padded, pad_token_id).to(device)
             places = torch.tensor(indices, device=device)
             sums[places] = settings.score_tokens(batch).per_example(len(indices))  # stays there: nothing waits
     return sums.cpu().numpy()
+
+
+def _choices(
+    model: torch.nn.Module, examples: Sequence[EvaluationExample], settings: SplitSettings, pad_token_id: int
+) -> list[Chosen | None]:
+    """How likely the model finds each choice of each example; None for examples without, or too long."""
+    return choose(
+        model,
+        examples,
+        batch_tokens=settings.micro_batch_tokens,
+        pad_token_id=pad_token_id,
+        nll_of=lambda sequences: _sums(sequences, model, settings, pad_token_id)[:, 0].tolist(),
+    )
+
+
+def _choice_counts(examples: Sequence[EvaluationExample], choices: Sequence[Chosen | None]) -> dict[str, float]:
+    num_scored = sum(each is not None for each in choices)
+    num_left = sum(bool(example.choices) for example in examples) - num_scored
+    return {"num_chosen": float(num_scored)} | ({"num_choices_too_long": float(num_left)} if num_left else {})
+
+
+def _tables(metrics: Sequence[Metric], answers: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """The tables of the metrics that have one, left out where there is nothing in it."""
+    given = [answer for answer in answers if answer is not None]
+    found = {metric.name: metric.table(given) for metric in metrics if metric.table}
+    return {name: table for name, table in found.items() if table}
 
 
 def predict(
@@ -133,44 +185,18 @@ def predict(
 ) -> list[Prediction]:
     """Let `model` complete the prompts of `examples` (those that leave room for it), and score the completions."""
     chosen = chosen_metrics(config, [example.response for example in examples])
-    answers = _answers(model, tokenizer, examples, config, end_token_ids)
-    return _predictions(examples, answers, score_answers(chosen, answers))
+    samples = complete(model, tokenizer, examples, chosen, config, end_token_ids)
+    return _predictions(examples, samples, score_answers(chosen, first_samples(samples)))
 
 
-def _answers(
-    model: torch.nn.Module,
-    tokenizer: Any,
-    examples: Sequence[EvaluationExample],
-    config: EvaluationConfig,
-    end_token_ids: Sequence[int],
-) -> list[Answer | None]:
-    """What the model writes for each example; None for those that it cannot complete."""
-    can_be = [can_be_completed(model, example.prompt_ids) for example in examples]
-    prompts = [example.prompt_ids for example, possible in zip(examples, can_be, strict=True) if possible]
-    if not prompts:
-        return [None] * len(examples)
-    completions = iter(
-        generate(
-            model,
-            prompts,
-            max_new_tokens=config.max_new_tokens,
-            batch_tokens=config.generation_batch_tokens,
-            end_token_ids=end_token_ids,
-            pad_token_id=int(tokenizer.pad_token_id),
-        )
-    )
-    return [
-        _answer(tokenizer, next(completions), example) if possible else None
-        for example, possible in zip(examples, can_be, strict=True)
-    ]
-
-
-def _answer(tokenizer: Any, done: Completion, example: EvaluationExample) -> Answer:
-    return Answer(completion_text(tokenizer, done.token_ids), example.response, len(done.token_ids), done.finished)
+def _in_order(metrics: Sequence[Metric], scores: Sequence[Scores]) -> list[Scores]:
+    """The scores of each metric, with its parts behind it."""
+    places = {metric.name: place for place, metric in enumerate(metrics)}
+    return sorted(scores, key=lambda each: places[each.name.partition("/")[0]])
 
 
 def _predictions(
-    examples: Sequence[EvaluationExample], answers: Sequence[Answer | None], scores: Sequence[Scores]
+    examples: Sequence[EvaluationExample], samples: Sequence[Sequence[Answer] | None], scores: Sequence[Scores]
 ) -> list[Prediction]:
     shown = [each for each in scores if each.metric.per_example]
     values = {each.name: each.metric.value(each.sums).tolist() for each in shown}
@@ -179,12 +205,13 @@ def _predictions(
             id=example.origin,
             prompt=example.prompt,
             reference=example.response,
-            completion=answer.completion,
-            finished=answer.finished,
+            completion=answers[0].completion,
+            finished=answers[0].finished,
             scores={name: column[row] for name, column in values.items() if not math.isnan(column[row])},
+            samples=tuple(answer.completion for answer in answers) if len(answers) > 1 else (),
         )
-        for row, (example, answer) in enumerate(zip(examples, answers, strict=True))
-        if answer is not None
+        for row, (example, answers) in enumerate(zip(examples, samples, strict=True))
+        if answers is not None
     ]
 
 

@@ -1,4 +1,4 @@
-"""Greedy completions of many prompts at once: the same for every prompt whatever batch it is in."""
+"""Completions of many prompts at once: the same for every prompt whatever batch it is in."""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,11 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from tunelab.errors import DataError, ModelError
-from tunelab.evaluation.decoding import Completion, Request, decode
+from tunelab.evaluation.decoding import Completion, Decoding, Request, decode
+from tunelab.evaluation.sampling import Sampling
 from tunelab.model.attention import VARLEN, attention_implementation, dense_implementation
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens
 
-__all__ = ["Completion", "generate", "inference"]
+__all__ = ["Completion", "Sampling", "generate", "inference"]
 
 
 def generate(
@@ -23,8 +24,15 @@ def generate(
     batch_tokens: int,
     end_token_ids: Sequence[int],
     pad_token_id: int,
+    sampling: Sampling | None = None,
+    sample_numbers: Sequence[int] | None = None,
+    scored: bool = False,
 ) -> list[Completion]:
-    """Complete each prompt greedily (always the most likely token, nothing else applied), in input order.
+    """Complete each prompt, in input order: greedily (always the most likely token), or drawn as `sampling` says.
+
+    Draws are a function of (seed, prompt, its number in `sample_numbers`, position): a prompt that is given n times
+    with the numbers 0 to n - 1 gets n independent samples; equal prompts with equal numbers get the same one.
+    `scored`: completions have their log-probability, of the model as it is, without temperature or nucleus.
 
     Prompts of like length share a batch, left-padded, of at most `batch_tokens` positions ((longest prompt +
     max_new_tokens) x rows; a single prompt may exceed it). Out of memory: the batch is halved and repeated. A
@@ -35,13 +43,14 @@ def generate(
     Raises DataError for a prompt without tokens or one that leaves no position free, ModelError for a model
     that this loop cannot decode.
     """
-    causal_lm = _causal_lm(model)
-    requests = _requests(prompts, max_new_tokens, _max_positions(model))
+    causal_lm = causal_lm_of(model)
+    requests = _requests(prompts, sample_numbers or [0] * len(prompts), max_new_tokens, max_positions_of(model))
+    decoding = Decoding(end_token_ids, pad_token_id, sampling, scored)
     room = max_new_tokens + num_virtual_tokens(model)
     completions: dict[int, Completion] = {}
-    with inference(model), _dense_attention(causal_lm):
+    with inference(model), dense_attention(causal_lm):
         for batch in _batches(requests, room, batch_tokens, even=_needs_even_rows(model, causal_lm)):
-            decoded = _decode_or_halve(model, causal_lm, batch, end_token_ids, pad_token_id)
+            decoded = _decode_or_halve(model, causal_lm, batch, decoding)
             completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
     return [completions[index] for index in range(len(prompts))]
 
@@ -68,13 +77,13 @@ def inference(model: torch.nn.Module) -> Generator[None]:
             module.training = training
 
 
-def _dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
+def dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
     """Variable-length attention knows neither padding nor a cache, so a model that has it decodes without."""
     has_varlen = causal_lm.config._attn_implementation == VARLEN  # pyright: ignore[reportPrivateUsage]
     return attention_implementation(causal_lm, dense_implementation(causal_lm)) if has_varlen else nullcontext()
 
 
-def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
+def causal_lm_of(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside `model`."""
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
@@ -84,13 +93,13 @@ def _causal_lm(model: torch.nn.Module) -> PreTrainedModel:
 
 def can_be_completed(model: torch.nn.Module, prompt_ids: Sequence[int]) -> bool:
     """Whether there is a prompt, and a position left behind it: not so for a document, or a prompt cut to the limit."""
-    max_positions = _max_positions(model)
+    max_positions = max_positions_of(model)
     return bool(prompt_ids) and (max_positions is None or len(prompt_ids) < max_positions)
 
 
-def _max_positions(model: torch.nn.Module) -> int | None:
+def max_positions_of(model: torch.nn.Module) -> int | None:
     """Positions for prompt and completion together, less those of virtual tokens; None where there is no limit."""
-    config: Any = _causal_lm(model).config
+    config: Any = causal_lm_of(model).config
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     return None if positions is None else positions - num_virtual_tokens(model)
 
@@ -101,10 +110,12 @@ def _needs_even_rows(model: torch.nn.Module, causal_lm: PreTrainedModel) -> bool
     return keeps_tokens_in_cache(model) and getattr(config.get_text_config(), "sliding_window", None) is not None
 
 
-def _requests(prompts: Sequence[list[int]], max_new_tokens: int, max_positions: int | None) -> list[Request]:
+def _requests(
+    prompts: Sequence[list[int]], samples: Sequence[int], max_new_tokens: int, max_positions: int | None
+) -> list[Request]:
     """Give each prompt its number of new tokens, or refuse it."""
     requests: list[Request] = []
-    for index, prompt_ids in enumerate(prompts):
+    for index, (prompt_ids, sample) in enumerate(zip(prompts, samples, strict=True)):
         if not prompt_ids:
             raise DataError(f"generation: expected at least 1 token, found none in prompt number {index + 1}.")
         room = max_new_tokens if max_positions is None else max_positions - len(prompt_ids)
@@ -114,7 +125,7 @@ def _requests(prompts: Sequence[list[int]], max_new_tokens: int, max_positions: 
                 f"found {len(prompt_ids)} tokens in prompt number {index + 1}; "
                 f"set data.max_length={max_positions} or less."
             )
-        requests.append(Request(index, prompt_ids, min(max_new_tokens, room)))
+        requests.append(Request(index, prompt_ids, min(max_new_tokens, room), sample))
     return requests
 
 
@@ -136,13 +147,13 @@ def _batches(requests: list[Request], room: int, batch_tokens: int, even: bool) 
 
 
 def _decode_or_halve(
-    model: torch.nn.Module, causal_lm: PreTrainedModel, batch: list[Request], ends: Sequence[int], pad: int
+    model: torch.nn.Module, causal_lm: PreTrainedModel, batch: list[Request], decoding: Decoding
 ) -> list[Completion]:
     """Decode a batch; where memory runs out, its halves: a completion does not depend on its batch."""
     try:
-        return decode(model, causal_lm, batch, ends, pad)
+        return decode(model, causal_lm, batch, decoding)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
     halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-    return [done for half in halves for done in _decode_or_halve(model, causal_lm, half, ends, pad)]
+    return [done for half in halves for done in _decode_or_halve(model, causal_lm, half, decoding)]

@@ -102,6 +102,7 @@ def _entries(measured: SplitEvaluation) -> dict[str, dict[str, Any]]:
         "counts": {name: each.count for name, each in estimates.items()},
         "not_applicable": measured.not_applicable,
         "signatures": measured.signatures,
+        "reliability": measured.tables,
     }
 
 

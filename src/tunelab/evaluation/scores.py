@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tunelab.evaluation.metrics.registry import Answer, Metric, Sums
+from tunelab.evaluation.metrics.registry import Metric, Sums
 from tunelab.evaluation.statistics import (
     Floats,
     Interval,
@@ -58,11 +59,17 @@ class Estimate:
     interval: Interval | None
 
 
-def score_answers(metrics: Sequence[Metric], answers: Sequence[Answer | None]) -> list[Scores]:
-    """Score answers, one for each example of a split (None: it was not completed), by every metric and its parts."""
+def score_answers(metrics: Sequence[Metric], answers: Sequence[Any]) -> list[Scores]:
+    """Score answers, one for each example of a split (None: it has none), by every metric and its parts.
+
+    They are what the metrics are of: an `Answer` each, or a `Chosen`.
+    """
     given = [answer for answer in answers if answer is not None]
     scores: list[Scores] = []
-    for metric in metrics:
+    for general in metrics:
+        metric = general.fitted(general, given) if general.fitted else general
+        if metric is None:
+            continue
         if metric.overall:
             applies = np.array([answer is not None for answer in answers])
             value = metric.overall(given)
@@ -99,7 +106,7 @@ def _part(metric: Metric, part: str) -> Metric:
     return replace(metric, name=f"{metric.name}/{part}", label=f"  {part}", breakdown=None, per_example=False)
 
 
-def _scores(metric: Metric, answers: Sequence[Answer | None], sums: Sequence[Sums | None]) -> Scores:
+def _scores(metric: Metric, answers: Sequence[Any], sums: Sequence[Sums | None]) -> Scores:
     """`sums`: those of the examples that were completed, in order."""
     width = next((len(each) for each in sums if each is not None), 2)
     rows, applies = np.zeros((len(answers), width)), np.zeros(len(answers), dtype=bool)

@@ -1,6 +1,7 @@
 """Equality of two answers, as JSON objects field by field or as text: pure functions on strings."""
 
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -51,6 +52,12 @@ def exact_match(completion: str, reference: str) -> bool:
     return normalise(completion) == normalise(reference)
 
 
+def exact_answer(text: str) -> Hashable:
+    """The answer that `text` gives, as `exact_match` compares it: a JSON object as a value, else normalised text."""
+    found = parse_object(text)
+    return normalise(text) if found is None else _canonical(found)
+
+
 def field_scores(completion: str, reference: str) -> dict[str, PairCounts] | None:
     """Count (field, value) pairs, field by field; None where `reference` is no JSON object.
 
@@ -71,12 +78,12 @@ def _pair_counts(name: str, expected: dict[str, Any], found: dict[str, Any]) -> 
     return PairCounts(num_matched=int(matched), num_predicted=int(is_found), num_expected=int(is_expected))
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: Any) -> Hashable:
     """A form in which equality means equality as JSON: Python holds True == 1, JSON does not."""
     if isinstance(value, dict):
-        return {name: _canonical(item) for name, item in cast(dict[str, Any], value).items()}
+        return "object", frozenset((name, _canonical(item)) for name, item in cast(dict[str, Any], value).items())
     if isinstance(value, list):
-        return [_canonical(item) for item in cast(list[Any], value)]
+        return "list", tuple(_canonical(item) for item in cast(list[Any], value))
     return ("bool", value) if isinstance(value, bool) else value
 
 

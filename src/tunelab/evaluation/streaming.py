@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from tunelab.evaluation.decoding import cache_name, reserved_cache
+from tunelab.evaluation.sampling import Sampling, draw
 from tunelab.model.adapter import CausalLM, base_of
 
 Chooser = Callable[[torch.Tensor], int]
@@ -43,22 +44,17 @@ def stream(
 
 
 def make_chooser(temperature: float, top_p: float, seed: int) -> Chooser:
-    """Greedy at temperature 0; else drawn from the nucleus (Holtzman et al. 2020) of the tempered distribution.
+    """Greedy at temperature 0; else drawn from the nucleus of the tempered distribution (see `Sampling`).
 
-    The nucleus is the smallest set of most likely tokens whose probabilities add up to at least `top_p`. The draws are
-    a function of `seed`, the same on every device.
+    The draws are a function of `seed`, the same on every device.
     """
     if temperature == 0:
         return lambda logits: int(logits.argmax())
+    sampling = Sampling(temperature, top_p)
     generator = torch.Generator().manual_seed(seed)
-
-    def draw(logits: torch.Tensor) -> int:
-        probabilities, ids = (logits.cpu().double() / temperature).softmax(-1).sort(descending=True, stable=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.where(before < top_p, 0.0)
-        return int(ids[torch.multinomial(probabilities, 1, generator=generator)])
-
-    return draw
+    return lambda logits: int(
+        draw(logits.cpu()[None], torch.rand(1, generator=generator, dtype=torch.float64), sampling)
+    )
 
 
 class TextPieces:

@@ -1,6 +1,6 @@
 """Formats: rows become examples, each layout of columns by one registered function."""
 
-from tunelab.data.formats import conversations, plain, preferences
+from tunelab.data.formats import choices, conversations, plain, preferences
 from tunelab.data.formats.deciding import decide_layout
 from tunelab.data.formats.fields import Fields
 from tunelab.data.formats.reading import to_example
@@ -10,6 +10,7 @@ __all__ = [
     "Fields",
     "Layout",
     "Tags",
+    "choices",
     "conversations",
     "data_format",
     "decide_layout",

@@ -32,7 +32,11 @@ _REMEDIES = {  # (the turn before, the turn that may not follow) → what to do
 
 
 def converse(
-    fields: Fields, messages: Sequence[Message], rejected: Sequence[Message] = (), desirable: bool | None = None
+    fields: Fields,
+    messages: Sequence[Message],
+    rejected: Sequence[Message] = (),
+    desirable: bool | None = None,
+    choices: Sequence[str] = (),
 ) -> Conversation:
     """Return the conversation of a row, with its columns `system` and `tools`. Raises DataError for the order."""
     system = fields.optional_text("system") if fields.layout.has("system") else ""
@@ -41,7 +45,7 @@ def converse(
         messages = [Message(Role.SYSTEM, system, trained), *messages]
     check_order(messages, fields.origin)
     tools = read_tools(fields) if fields.layout.has("tools") else ()
-    return Conversation(tuple(messages), fields.origin, tools, tuple(rejected), desirable)
+    return Conversation(tuple(messages), fields.origin, tools, tuple(rejected), desirable, tuple(choices))
 
 
 def check_order(messages: Sequence[Message], origin: str) -> None:

@@ -2,14 +2,17 @@
 
 from tunelab.evaluation.metrics import matching  # noqa: I001 (the order of the rows)
 from tunelab.evaluation.metrics import fields, overlap, translation, writing
+from tunelab.evaluation.metrics import calibration, choices, copying
 from tunelab.evaluation.metrics.registry import (
     REGEX,
     REGISTRY,
     Answer,
+    Chosen,
     Metric,
     Sums,
     Unit,
     check_metrics,
+    chosen_choice_metrics,
     chosen_metrics,
 )
 
@@ -17,11 +20,16 @@ __all__ = [
     "REGEX",
     "REGISTRY",
     "Answer",
+    "Chosen",
     "Metric",
     "Sums",
     "Unit",
+    "calibration",
     "check_metrics",
+    "choices",
+    "chosen_choice_metrics",
     "chosen_metrics",
+    "copying",
     "fields",
     "matching",
     "overlap",

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 from tunelab.evaluation.metrics.registry import Answer, fits_all, metric
+from tunelab.evaluation.scoring import exact_answer, parse_object
 from tunelab.evaluation.scoring import exact_match as is_exact_match
-from tunelab.evaluation.scoring import parse_object
 
 ANSWER_MARK = "####"  # before the final number, in GSM8K (Cobbe et al. 2021)
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
@@ -53,34 +53,41 @@ def _fits_numbers(references: Sequence[str]) -> bool:
     return any(ANSWER_MARK in reference and final_number(reference) is not None for reference in references)
 
 
-@metric("exact match", is_rate=True, fits=fits_all)
+def _last_match(text: str, pattern: re.Pattern[str]) -> str | None:
+    finds = list(pattern.finditer(text))
+    if not finds:
+        return None
+    return (finds[-1].group(1 if pattern.groups else 0) or "").strip() or None
+
+
+@metric("exact match", is_rate=True, fits=fits_all, vote=exact_answer)
 def exact_match(answer: Answer) -> bool:
     """The same JSON object as a value, or the same text after white space is normalised (`scoring.exact_match`)."""
     return is_exact_match(answer.completion, answer.reference)
 
 
-@metric("normalized match", is_rate=True, fits=_fits_text)
+@metric("normalized match", is_rate=True, fits=_fits_text, vote=normalise_answer)
 def normalized_exact_match(answer: Answer) -> bool:
     """The same text after SQuAD's normalisation (Rajpurkar et al. 2016)."""
     return normalise_answer(answer.completion) == normalise_answer(answer.reference)
 
 
-@metric("numeric match", is_rate=True, needs="a number in its reference", fits=_fits_numbers)
+@metric("numeric match", is_rate=True, needs="a number in its reference", fits=_fits_numbers, vote=final_number)
 def numeric_match(answer: Answer) -> bool | None:
     """The same final number as the reference has (GSM8K, Cobbe et al. 2021)."""
     expected = final_number(answer.reference)
     return None if expected is None else final_number(answer.completion) == expected
 
 
-@metric("regex match", is_rate=True)
+@metric("regex match", is_rate=True, vote=_last_match)
 def regex_match(answer: Answer, pattern: re.Pattern[str]) -> bool:
     """The pattern finds in the completion what it finds in the reference (without a find there: the reference).
 
     The last find counts, of it the first group where the pattern has one; white space at its ends does not, and an
     empty find is none.
     """
-    found = _last_find(pattern, answer.completion)
-    expected = _last_find(pattern, answer.reference)
+    found = _last_match(answer.completion, pattern)
+    expected = _last_match(answer.reference, pattern)
     return found is not None and found == (answer.reference.strip() if expected is None else expected)
 
 
@@ -88,10 +95,3 @@ def regex_match(answer: Answer, pattern: re.Pattern[str]) -> bool:
 def json_valid(answer: Answer) -> bool | None:
     """The completion is a JSON object, where the reference is one."""
     return None if parse_object(answer.reference) is None else parse_object(answer.completion) is not None
-
-
-def _last_find(pattern: re.Pattern[str], text: str) -> str | None:
-    finds = list(pattern.finditer(text))
-    if not finds:
-        return None
-    return (finds[-1].group(1 if pattern.groups else 0) or "").strip() or None

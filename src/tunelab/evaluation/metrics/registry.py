@@ -1,7 +1,7 @@
 """What a metric is, and the list of all of them: a function of one answer becomes a metric by a decorator."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -21,12 +21,30 @@ Value = Callable[[Floats], Floats]  # column sums (..., k) → values (...)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model wrote for an example, beside the reference. `num_tokens`: of the completion, end token left out."""
+    """What a model wrote for an example, beside the reference. `num_tokens`: of the completion, end token left out.
+
+    Where a metric needs them: `log_probability` of the completion and its end, in nats, if greedy; `copied_words`,
+    the longest run of words that a training response has as well.
+    """
 
     completion: str
     reference: str
     num_tokens: int = 0
     finished: bool = True
+    log_probability: float | None = None
+    copied_words: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a model says of the possible answers of one example: the log-likelihood of each, in nats.
+
+    `choices` are their texts, `right` the place of the reference.
+    """
+
+    choices: tuple[str, ...]
+    log_likelihoods: tuple[float, ...]
+    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +90,11 @@ class Metric:
     ends the sentence "no example has …" where it applies to none. `fits`: references → whether `auto` measures it.
     `per_example`: predictions.jsonl shows it. `breakdown`: answers → part → the sums of each answer, for rows of their
     own. `overall`: instead of `score`, the value from all answers at once. `signature`: what the library that defines
-    it says of its settings.
+    it says of its settings. `vote`: of a metric that is right or wrong, completion → the answer that it gives, equal
+    for equal answers; None for none. `of_choices`: the answers are `Chosen`, which needs no completion; `auto`: of
+    these, measured without being asked for. `needs_probability`, `needs_train`: the answers must have been given their
+    `log_probability`, their `copied_words`. `fitted`: the metric for these very answers, or None where it does not
+    apply to them. `table`: answers → a table that explains the value, for summary.json.
     """
 
     name: str
@@ -85,11 +107,18 @@ class Metric:
     needs: str = "a completion"
     fits: Callable[[Sequence[str]], bool] = fits_none
     per_example: bool = True
-    breakdown: Callable[[Sequence[Answer]], Mapping[str, list[Sums | None]]] | None = None
-    overall: Callable[[Sequence[Answer]], float | None] | None = None
+    breakdown: Callable[[Sequence[Any]], Mapping[str, list[Sums | None]]] | None = None
+    overall: Callable[[Sequence[Any]], float | None] | None = None
     signature: Callable[[], str] | None = None
+    vote: Callable[..., Hashable] | None = None
+    of_choices: bool = False
+    auto: bool = False
+    needs_probability: bool = False
+    needs_train: bool = False
+    fitted: "Callable[[Metric, Sequence[Any]], Metric | None] | None" = None
+    table: Callable[[Sequence[Any]], list[dict[str, Any]]] | None = None
 
-    def sums(self, answer: Answer) -> Sums | None:
+    def sums(self, answer: Any) -> Sums | None:
         """The sums of one answer; None where the metric does not apply."""
         score = self.score(answer) if self.score else None
         return score if score is None or isinstance(score, tuple) else (float(score), 1.0)
@@ -123,6 +152,19 @@ def overall_metric(label: str, unit: Unit = FRACTION, **properties: Any) -> Call
     return register
 
 
+def choice_metric(
+    label: str, unit: Unit = FRACTION, is_overall: bool = False, **properties: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same for a function of a `Chosen`, or where `is_overall` of all of them at once."""
+
+    def register(score: Callable[..., Any]) -> Callable[..., Any]:
+        functions: dict[str, Any] = {"overall" if is_overall else "score": score}
+        REGISTRY[score.__name__] = Metric(score.__name__, label, unit, of_choices=True, **functions, **properties)
+        return score
+
+    return register
+
+
 def check_metrics(config: EvaluationConfig) -> None:
     """Refuse what cannot be measured, before anything is loaded.
 
@@ -135,7 +177,7 @@ def check_metrics(config: EvaluationConfig) -> None:
         if name not in known:
             hint = did_you_mean(name, known) or f"; set evaluation.metrics to some of {', '.join(known)}."
             raise ConfigError(f"evaluation.metrics: there is no metric {name!r}{hint}")
-        if name in REGISTRY and not config.generate:
+        if name in REGISTRY and not REGISTRY[name].of_choices and not config.generate:
             raise ConfigError(
                 f"evaluation.metrics: {name} is measured on completions, found evaluation.generate=false; set "
                 "evaluation.generate=true, or leave it out."
@@ -149,15 +191,26 @@ def chosen_metrics(config: EvaluationConfig, references: Sequence[str]) -> list[
     by_name = [
         metric
         for name, metric in REGISTRY.items()
-        if name in config.metrics or (AUTO in config.metrics and metric.fits(references))
+        if not metric.of_choices and (name in config.metrics or (AUTO in config.metrics and metric.fits(references)))
     ]
     return [_with_pattern(metric, config) if metric.name == REGEX else metric for metric in by_name]
+
+
+def chosen_choice_metrics(config: EvaluationConfig) -> list[Metric]:
+    """The metrics of choices to measure: those named, and for `auto` the usual ones."""
+    return [
+        metric
+        for name, metric in REGISTRY.items()
+        if metric.of_choices and (name in config.metrics or (AUTO in config.metrics and metric.auto))
+    ]
 
 
 def _with_pattern(metric: Metric, config: EvaluationConfig) -> Metric:
     assert config.regex is not None, "check_metrics comes first"
     assert metric.score is not None
-    return replace(metric, score=partial(metric.score, pattern=re.compile(config.regex)))
+    assert metric.vote is not None
+    pattern = re.compile(config.regex)
+    return replace(metric, score=partial(metric.score, pattern=pattern), vote=partial(metric.vote, pattern=pattern))
 
 
 def _check_pattern(pattern: str | None) -> None:
