@@ -14,11 +14,19 @@ from tunelab.config.data import (
 from tunelab.config.evaluation import (
     EvaluationConfig,
 )
+from tunelab.config.judge import (
+    JudgeConfig,
+)
 from tunelab.config.model import (
     Attention,
     DType,
     ModelConfig,
     Quantization,
+)
+from tunelab.config.review import (
+    PredictionsConfig,
+    RatingsConfig,
+    ReviewConfig,
 )
 from tunelab.config.roots import (
     AnySplit,
@@ -72,6 +80,7 @@ __all__ = [
     "ExportConfig",
     "ExportKind",
     "InspectConfig",
+    "JudgeConfig",
     "MixedSourceConfig",
     "ModelConfig",
     "Objective",
@@ -79,9 +88,12 @@ __all__ = [
     "OptimConfig",
     "OverLength",
     "Precision",
+    "PredictionsConfig",
     "PrepareConfig",
     "QualityConfig",
     "Quantization",
+    "RatingsConfig",
+    "ReviewConfig",
     "RunConfig",
     "Schedule",
     "Section",
