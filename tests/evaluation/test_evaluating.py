@@ -10,10 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tunelab.config import EvaluationConfig, read_keys
-from tunelab.data.records import IGNORE_INDEX, EvaluationExample, MicroBatch, TokenizedExample
-from tunelab.evaluation import completing, evaluating
+from tunelab.data.records import IGNORE_INDEX, Choice, EvaluationExample, MicroBatch, TokenizedExample
+from tunelab.evaluation import choosing, completing, evaluating
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings, evaluate_split, predict
 from tunelab.evaluation.generating import Completion
+from tunelab.evaluation.reporting import results
 from tunelab.evaluation.sums import TokenScores
 
 END, PAD = 1, 0
@@ -190,3 +191,48 @@ def test_the_model_is_as_before(model, tokenizer):
     model.train()
     evaluate(model, tokenizer, make_examples(tokenizer, ["a"]), max_new_tokens=2)
     assert all(module.training for module in model.modules())
+
+
+def with_choices(tokenizer, examples: list[EvaluationExample]) -> list[EvaluationExample]:
+    texts = ("five", "the answer is seven", "six")
+    choices = tuple(Choice(text, tokenizer.encode(text)) for text in texts)
+    return [replace(example, choices=choices) for example in examples]
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_choices_need_no_completions(model, tokenizer, monkeypatch: pytest.MonkeyPatch, shares: bool):
+    asked = ["auto", "choice_calibration_error"]
+    examples = with_choices(tokenizer, make_examples(tokenizer, ["five", "six", "five"]))
+    expected = evaluate(model, tokenizer, examples, metrics=asked, generate=False)
+    monkeypatch.setattr(choosing, "_shares_prompts", lambda _: shares)
+    found = evaluate(model, tokenizer, examples, metrics=asked, generate=False, budget=40)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-9)
+    assert found.metrics["num_chosen"] == 3
+    assert {"choice_accuracy", "choice_accuracy_norm", "choice_macro_f1"} <= found.metrics.keys()
+    assert sum(each["count"] for each in found.tables["choice_calibration_error"]) == 3
+    [table] = results("test", found)["reliability"].values()
+    assert table == found.tables["choice_calibration_error"]
+
+
+def test_choices_that_do_not_fit_are_counted(model, tokenizer):
+    examples = with_choices(tokenizer, make_examples(tokenizer, ["five", "six"]))
+    examples[1] = replace(examples[1], prompt_ids=[5] * 127)
+    found = evaluate(model, tokenizer, examples, generate=False)
+    assert (found.metrics["num_chosen"], found.metrics["num_choices_too_long"]) == (1, 1)
+
+
+def test_without_choices_their_metrics_do_not_apply(model, tokenizer):
+    found = evaluate(model, tokenizer, make_examples(tokenizer, ["five"]), metrics=["choice_accuracy"], generate=False)
+    assert found.not_applicable == {"choice_accuracy": "no example has choices that the model can score"}
+    assert not any(name.startswith("choice") for name in found.metrics)
+
+
+def test_copies_are_looked_for_where_they_are_asked_for(model, tokenizer):
+    examples = make_examples(tokenizer, ["five"])
+    config = EvaluationConfig(metrics=["copied_share"], max_new_tokens=5)
+    written = evaluate(model, tokenizer, examples, max_new_tokens=5).predictions[0].completion
+    settings = settings_for(model, 100, config)
+    found = evaluate_split(model, tokenizer, examples, replace(settings, train_texts=lambda: [f"so {written} it is"]))
+    assert found.metrics["copied_share"] == (1 if written.split() else 0)
+    without = evaluate_split(model, tokenizer, examples, settings)
+    assert without.not_applicable == {"copied_share": "no example has training responses to look in"}

@@ -84,10 +84,15 @@ def resampled_sums(rows: Floats, num_resamples: int = NUM_RESAMPLES, seed: int =
     """
     num_rows = len(rows)
     generator = np.random.PCG64(seed)
-    return np.concatenate([
-        _counts(_draws(generator, size * num_rows, num_rows).reshape(size, num_rows)) @ rows
-        for size in _blocks(num_resamples, num_rows)
-    ])  # fmt: skip
+    sizes = list(_blocks(num_resamples, num_rows))
+    # Used again for each block: fresh memory from the system for each takes longer than the rest.
+    drawn = np.empty(max(sizes, default=0) * num_rows, dtype=np.uint64)
+    counts = np.empty((max(sizes, default=0), num_rows))
+    sums: list[Floats] = []
+    for size in sizes:
+        draws = _draws(generator, num_rows, drawn[: size * num_rows]).reshape(size, num_rows)
+        sums.append(_counts(draws, counts[:size]) @ rows)
+    return np.concatenate(sums)
 
 
 def swapped_sums(
@@ -171,20 +176,20 @@ def _blocks(num_resamples: int, num_rows: int) -> Iterator[int]:
         yield min(size, num_resamples - start)
 
 
-def _draws(generator: np.random.PCG64, number: int, num_rows: int) -> npt.NDArray[np.intp]:
-    """Row numbers in [0, num_rows) from the raw stream, which numpy promises for all versions."""
-    words = generator.random_raw(-(-number // 2)).view(np.uint32)[:number]
-    scaled = words * np.uint64(num_rows)  # as 64 bits: the upper half is the row
-    return (scaled >> np.uint64(32)).view(np.intp)
+def _draws(generator: np.random.PCG64, num_rows: int, out: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Row numbers in [0, num_rows), into `out`, from the raw stream, which numpy promises for all versions."""
+    words = generator.random_raw(-(-out.size // 2)).view(np.uint32)[: out.size]
+    np.multiply(words, np.uint64(num_rows), out=out)  # as 64 bits: the upper half is the row
+    out >>= np.uint64(32)
+    return out.view(np.intp)
 
 
 def _bits(generator: np.random.PCG64, number: int) -> npt.NDArray[np.uint8]:
     return np.unpackbits(generator.random_raw(-(-number // 64)).view(np.uint8), count=number)
 
 
-def _counts(draws: npt.NDArray[np.intp]) -> Floats:
-    """How often each row was drawn: (resamples, rows)."""
-    counts = np.empty(draws.shape)
-    for counted, row in zip(counts, draws, strict=True):
+def _counts(draws: npt.NDArray[np.intp], out: Floats) -> Floats:
+    """How often each row was drawn, into `out`: (resamples, rows)."""
+    for counted, row in zip(out, draws, strict=True):
         counted[:] = np.bincount(row, minlength=draws.shape[1])
-    return counts
+    return out
