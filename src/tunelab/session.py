@@ -14,8 +14,9 @@ from tunelab.data.collating import collate
 from tunelab.data.inspecting import render_examples
 from tunelab.data.pages import report_page
 from tunelab.data.preparing import report_table
-from tunelab.model.adapter import Start, check_modules
+from tunelab.model.adapter import Start
 from tunelab.model.initializing import Batch
+from tunelab.model.targets import check_modules
 from tunelab.model.tuning import read_tuning
 from tunelab.model.virtual_tokens import num_virtual_tokens
 from tunelab.preflight import (

@@ -15,12 +15,12 @@ from tunelab.model.adapter import (
     attach_adapter,
     base_of,
     build_peft_config,
-    check_modules,
     count_parameters,
     load_adapter,
     skip_input_casts,
 )
 from tunelab.model.loading import load_base_model
+from tunelab.model.targets import check_modules
 from tunelab.model.tuning import Tuning
 
 CPU = torch.device("cpu")

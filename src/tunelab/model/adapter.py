@@ -2,9 +2,8 @@
 
 import copy
 import inspect
-import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,10 +22,8 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers  # pyright: ignore[reportPrivateUsage]
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tunelab.components import build_component, resolve_target
-from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter_folder import is_adapter_folder
 from tunelab.model.budget import stand_ins
@@ -40,10 +37,9 @@ from tunelab.model.initializing import (
     remember_start,
 )
 from tunelab.model.lowrank import add_low_rank_in_place
-from tunelab.model.matching import empty_model
+from tunelab.model.targets import last_layers, linear_names, require_modules, require_targets
 from tunelab.model.tuning import OWN_KEYS, Tuning, check_numbers, read_tuning, refuse_unsupported
 from tunelab.model.virtual_tokens import check_prompt_method
-from tunelab.suggesting import did_you_mean
 
 CausalLM = PreTrainedModel | PeftModel
 
@@ -94,46 +90,6 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
     return config
 
 
-def check_modules(config: PeftConfig | None, num_layers: int | None, base: ModelConfig) -> None:
-    """Check, without weights, that the base model has the modules that are named to be trained.
-
-    Raises:
-        ModelError: a name or a pattern fits no module, or there are fewer layers.
-    """
-    targets: Any = getattr(config, "target_modules", None) or ()
-    targets = () if targets == "all-linear" else targets
-    saved: Any = getattr(config, "modules_to_save", None) or ()
-    model: Any = empty_model(base) if num_layers or targets or saved else None
-    if model is None:
-        return
-    if num_layers is not None:
-        _last_layers(model, num_layers)
-    _require_modules(model, saved)
-    missing = _missing_targets(model, targets)
-    if missing:
-        linear = _linear_names(model)
-        raise ModelError(
-            f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "
-            f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}"
-        )
-
-
-def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
-    """Those of `targets`, a pattern or names, that fit no module, by PEFT's rules."""
-    names = [name for name, _ in model.named_modules() if name]
-    if not isinstance(targets, str):
-        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
-    try:
-        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-    except re.error:
-        return [targets]
-
-
-def _linear_names(model: PreTrainedModel) -> list[str]:
-    kinds = (torch.nn.Linear, Conv1D)
-    return sorted({path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, kinds)})
-
-
 def trains_b_matrices(config: PeftConfig | None) -> bool:
     """True where the adapter is a product of two matrices, A and B, as LoRA's are."""
     return isinstance(config, LoraConfig)
@@ -167,9 +123,9 @@ def attach_adapter(
 
 def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[Batch]) -> PeftModel:
     """Raises ModelError where the adapter fits no module."""
-    _require_modules(model, getattr(config, "modules_to_save", None) or [])
+    require_modules(model, getattr(config, "modules_to_save", None) or [])
     config, name = copy.copy(config), initialization(config)
-    names = _linear_names(model)
+    names = linear_names(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
@@ -187,7 +143,7 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
             f"peft: the adapter does not fit this model ({first_line(error)}); "
             f"its linear modules are {', '.join(names)}."
         ) from error
-    _require_targets(wrapped, getattr(config, "target_modules", None))
+    require_targets(wrapped, getattr(config, "target_modules", None))
     return wrapped
 
 
@@ -195,56 +151,11 @@ def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel
     """Train everything, or the last `num_layers` decoder layers."""
     if num_layers is None:
         return model.requires_grad_(True)
-    layers = _last_layers(model, num_layers)
+    layers = last_layers(model, num_layers)
     model.requires_grad_(False)
     for layer in layers:
         layer.requires_grad_(True)
     return model
-
-
-def _last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
-    layers = _decoder_layers(model)
-    if num_layers > len(layers):
-        raise ModelError(
-            f"peft.num_layers: expected at most the {len(layers)} decoder layers of this model, found {num_layers}; "
-            f"set peft.num_layers={len(layers)}, or peft=none to train everything."
-        )
-    return layers[-num_layers:]
-
-
-def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
-    """The outermost list of as many modules as the configuration has layers: a list of experts may be as long."""
-    count = int(model.config.get_text_config().num_hidden_layers)
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
-    fitting = [(name.count("."), module) for name, module in lists if len(module) == count]
-    if not fitting:
-        raise ModelError(
-            f"peft.num_layers: expected a list of the {count} decoder layers in {type(model).__name__}, found none; "
-            "use peft=none to train everything."
-        )
-    return min(fitting, key=lambda each: each[0])[1]
-
-
-def _require_targets(model: Any, wanted: object) -> None:
-    """PEFT is content where one of several names fits a module."""
-    found: list[str] = list(getattr(model, "targeted_module_names", ()))
-    for name in sorted(wanted) if isinstance(wanted, set | list) and found else ():
-        if not any(module == name or module.endswith(f".{name}") for module in found):
-            known = {module.rpartition(".")[2] for module in found}
-            raise ModelError(
-                f"peft.target_modules: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
-            )
-
-
-def _require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
-    """PEFT passes over names in `modules_to_save` that no module has."""
-    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
-    for name in wanted:
-        if name.rpartition(".")[2] not in known:
-            raise ModelError(
-                f"peft.modules_to_save: expected names of modules, found {name!r}"
-                f"{did_you_mean(name, sorted(known)) or '.'}"
-            )
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> PeftModel:

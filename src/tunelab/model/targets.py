@@ -1,0 +1,114 @@
+"""Finds the modules of a base model that are named to be trained: by name, by pattern, or as the last layers."""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunelab.config import ModelConfig
+from tunelab.errors import ModelError
+from tunelab.model.matching import empty_model
+from tunelab.suggesting import did_you_mean
+
+
+def check_modules(config: PeftConfig | None, num_layers: int | None, base: ModelConfig) -> None:
+    """Check, without weights, that the base model has the modules that are named to be trained.
+
+    Raises:
+        ModelError: a name or a pattern fits no module, or there are fewer layers.
+    """
+    targets: Any = getattr(config, "target_modules", None) or ()
+    targets = () if targets == "all-linear" else targets
+    saved: Any = getattr(config, "modules_to_save", None) or ()
+    model: Any = empty_model(base) if num_layers or targets or saved else None
+    if model is None:
+        return
+    if num_layers is not None:
+        last_layers(model, num_layers)
+    require_modules(model, saved)
+    missing = _missing_targets(model, targets)
+    if missing:
+        linear = linear_names(model)
+        raise ModelError(
+            f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "
+            f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}"
+        )
+
+
+def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
+    """Those of `targets`, a pattern or names, that fit no module, by PEFT's rules."""
+    names = [name for name, _ in model.named_modules() if name]
+    if not isinstance(targets, str):
+        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
+    try:
+        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    except re.error:
+        return [targets]
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Last names of the linear modules of `model`, in order."""
+    kinds = (torch.nn.Linear, Conv1D)
+    return sorted({path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, kinds)})
+
+
+def last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
+    """The last `num_layers` decoder layers.
+
+    Raises:
+        ModelError: there are fewer, or none that can be told.
+    """
+    layers = _decoder_layers(model)
+    if num_layers > len(layers):
+        raise ModelError(
+            f"peft.num_layers: expected at most the {len(layers)} decoder layers of this model, found {num_layers}; "
+            f"set peft.num_layers={len(layers)}, or peft=none to train everything."
+        )
+    return layers[-num_layers:]
+
+
+def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The outermost list of as many modules as the configuration has layers: a list of experts may be as long."""
+    count = int(model.config.get_text_config().num_hidden_layers)
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    fitting = [(name.count("."), module) for name, module in lists if len(module) == count]
+    if not fitting:
+        raise ModelError(
+            f"peft.num_layers: expected a list of the {count} decoder layers in {type(model).__name__}, found none; "
+            "use peft=none to train everything."
+        )
+    return min(fitting, key=lambda each: each[0])[1]
+
+
+def require_targets(model: Any, wanted: object) -> None:
+    """Refuse names in `target_modules` that none of the adapted modules has: PEFT is content where one of several fits.
+
+    Raises:
+        ModelError: the first of them.
+    """
+    found: list[str] = list(getattr(model, "targeted_module_names", ()))
+    for name in sorted(wanted) if isinstance(wanted, set | list) and found else ():
+        if not any(module == name or module.endswith(f".{name}") for module in found):
+            known = {module.rpartition(".")[2] for module in found}
+            raise ModelError(
+                f"peft.target_modules: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
+            )
+
+
+def require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
+    """Refuse names in `modules_to_save` that no module has, which PEFT passes over.
+
+    Raises:
+        ModelError: the first of them.
+    """
+    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    for name in wanted:
+        if name.rpartition(".")[2] not in known:
+            raise ModelError(
+                f"peft.modules_to_save: expected names of modules, found {name!r}"
+                f"{did_you_mean(name, sorted(known)) or '.'}"
+            )
