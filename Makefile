@@ -19,8 +19,9 @@ $(STAMP): requirements.lock pyproject.toml
 train: setup
 	$(BIN)/python train.py
 
+# One worker a core, four at most; a worker that is done takes tests from another.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,16 +7,34 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from tunelab import cli
 
 
 @pytest.fixture
-def run(quiet_environment, tmp_path):
+def run(monkeypatch, capfd, tmp_path):
+    """Type a command, without the seconds that a process of its own takes to import."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: taken back afterwards
+    monkeypatch.chdir(tmp_path)
+
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tunelab", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
+        monkeypatch.setattr(sys, "argv", ["tunelab", *arguments])
+        capfd.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
 
     return call
+
+
+def test_a_process_of_its_own_says_one_sentence(quiet_environment, tmp_path):
+    command = [sys.executable, "-m", "tunelab", "inspect", "data=file", "data.path=nowhere.jsonl"]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.fixture
@@ -31,17 +49,19 @@ def test_commands_are_listed_and_a_wrong_one_is_refused(run):
     shown = run("--help")
     assert shown.returncode == 0
     assert "inspect " in shown.stdout
-    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat"))
+    assert all(f"  {name} " in shown.stdout for name in ("prepare", "export", "chat", "review", "ratings", "judge"))
     for arguments in ((), ("inspct",)):
         refused = run(*arguments)
         assert refused.returncode == 1
-        assert refused.stderr.startswith("error: expected a command (inspect, prepare, export, chat), found ")
+        assert refused.stderr.startswith(
+            "error: expected a command (inspect, prepare, export, chat, review, ratings, judge), found "
+        )
 
 
 HELP = """
 import sys
 from tunelab import cli
-for name in ("export", "chat"):
+for name in ("export", "chat", "review", "ratings", "judge"):
     sys.argv = ["tunelab", name, "--help"]
     try:
         cli.main()
@@ -51,7 +71,7 @@ print("IMPORTED", sorted(set(sys.modules) & {"torch", "transformers", "peft"}))
 """
 
 
-def test_help_of_export_and_chat_needs_no_torch(quiet_environment, tmp_path):
+def test_help_needs_no_torch(quiet_environment, tmp_path):
     command = [sys.executable, "-c", HELP]
     shown = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
     assert shown.returncode == 0, shown.stderr
@@ -94,7 +114,7 @@ def test_prepare_writes_what_train_reads(run, rows, tmp_path):
     ("arguments", "said"),
     [
         (["inspect", "data=file"], "data.path"),
-        (["inspect", "data=file", "data.path=nowhere.jsonl"], "nowhere.jsonl"),
+        (["prepare", "data=file", "data.path=nowhere.jsonl", "to=cleaned"], "nowhere.jsonl"),
         (["inspect", "data.pth=x"], "did you mean 'data.path'?"),
         (["inspect", "data.group_by=x"], "data.group_by: set, but nothing uses it"),
         (["prepare"], "to: expected a value"),

@@ -4,7 +4,15 @@ import sys
 from collections.abc import Callable
 
 from tunelab.compose import Invocation, command, load_config
-from tunelab.config import ChatConfig, ExportConfig, InspectConfig, PrepareConfig
+from tunelab.config import (
+    ChatConfig,
+    ExportConfig,
+    InspectConfig,
+    JudgeConfig,
+    PrepareConfig,
+    RatingsConfig,
+    ReviewConfig,
+)
 
 
 @command("inspect", InspectConfig)
@@ -45,11 +53,38 @@ def chat(config: ChatConfig, invocation: Invocation) -> None:
     chat(config, run, folder, invocation.overrides)
 
 
+@command("review", ReviewConfig)
+def review(config: ReviewConfig, invocation: Invocation) -> None:
+    """Show completions side by side, and make a blind sheet to rate them."""
+    from tunelab.review.command import review
+
+    review(config, invocation.overrides)
+
+
+@command("ratings", RatingsConfig)
+def ratings(config: RatingsConfig, _: Invocation) -> None:
+    """Say what filled-in sheets say."""
+    from tunelab.review.command import rate
+
+    rate(config)
+
+
+@command("judge", JudgeConfig)
+def judge(config: JudgeConfig, invocation: Invocation) -> None:
+    """Let a model choose between completions."""
+    from tunelab.review.judge import judge
+
+    judge(config, invocation.overrides)
+
+
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "inspect": (inspect, "the data as a run would see it: report, examples, trained and masked tokens"),
     "prepare": (prepare, "the cleaned and split rows as JSONL and Arrow, with a data card"),
     "export": (export, "an adapter or a merged model as other programs read it, with a model card"),
     "chat": (chat, "a conversation with the base model and what was trained, side by side"),
+    "review": (review, "completions of several models as a page, and a blind sheet for people to rate them"),
+    "ratings": (ratings, "what people chose: win rate, interval, and how far they agree"),
+    "judge": (judge, "what a judge model chooses, behind any OpenAI-compatible address, in both orders"),
 }
 
 

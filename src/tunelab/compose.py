@@ -24,7 +24,10 @@ from tunelab.config import (
     EvaluateConfig,
     ExportConfig,
     InspectConfig,
+    JudgeConfig,
     PrepareConfig,
+    RatingsConfig,
+    ReviewConfig,
     RunConfig,
     Section,
     forget_reads,
@@ -34,7 +37,7 @@ from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, s
 from tunelab.process import interruptible, mend_streams
 from tunelab.suggesting import explain_unknown_key
 
-ConfigT = TypeVar("ConfigT", RunConfig, EvaluateConfig, InspectConfig, PrepareConfig, ExportConfig, ChatConfig)
+ConfigT = TypeVar("ConfigT", bound=Section)
 SCHEMAS: dict[str, type[Section]] = {
     "run_schema": RunConfig,
     "evaluate_schema": EvaluateConfig,
@@ -42,6 +45,9 @@ SCHEMAS: dict[str, type[Section]] = {
     "prepare_schema": PrepareConfig,
     "export_schema": ExportConfig,
     "chat_schema": ChatConfig,
+    "review_schema": ReviewConfig,
+    "ratings_schema": RatingsConfig,
+    "judge_schema": JudgeConfig,
 }
 
 # Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.
@@ -95,7 +101,8 @@ def command(
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
             mend_streams()
             for name, node in SCHEMAS.items():
-                ConfigStore.instance().store(name=name, node=node)
+                if node is schema:  # no others: Hydra copies its whole store for every group of the help page
+                    ConfigStore.instance().store(name=name, node=node)
             try:
                 sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
                 main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)

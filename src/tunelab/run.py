@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -262,14 +263,19 @@ def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | No
 def make_new_folder(wanted: Path) -> Path:
     """Create `wanted`, or the first free `wanted-2`, `wanted-3`, …: two runs never share a folder."""
     wanted.parent.mkdir(parents=True, exist_ok=True)
-    number = 1
     while True:
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
+            path = free_name(wanted)
             path.mkdir()
             return path
-        except FileExistsError:
-            number += 1
+        except FileExistsError:  # another process was faster
+            continue
+
+
+def free_name(wanted: Path) -> Path:
+    """`wanted`, or the first of `wanted-2`, `wanted-3`, … that is not there."""
+    names = (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(1))
+    return next(path for path in names if not path.exists())
 
 
 @contextlib.contextmanager

@@ -14,11 +14,19 @@ from tunelab.config.data import (
 from tunelab.config.evaluation import (
     EvaluationConfig,
 )
+from tunelab.config.judge import (
+    JudgeConfig,
+)
 from tunelab.config.model import (
     Attention,
     DType,
     ModelConfig,
     Quantization,
+)
+from tunelab.config.review import (
+    PredictionsConfig,
+    RatingsConfig,
+    ReviewConfig,
 )
 from tunelab.config.roots import (
     AnySplit,
@@ -73,6 +81,7 @@ __all__ = [
     "ExportConfig",
     "ExportKind",
     "InspectConfig",
+    "JudgeConfig",
     "MixedSourceConfig",
     "ModelConfig",
     "Objective",
@@ -80,9 +89,12 @@ __all__ = [
     "OptimConfig",
     "OverLength",
     "Precision",
+    "PredictionsConfig",
     "PrepareConfig",
     "QualityConfig",
     "Quantization",
+    "RatingsConfig",
+    "ReviewConfig",
     "RunConfig",
     "Schedule",
     "Section",

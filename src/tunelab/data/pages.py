@@ -1,8 +1,7 @@
 """The HTML pages of a data set: its report with plots, and its examples as the model sees them.
 
-A page is one file without scripts or anything from elsewhere, and its policy forbids both. What the data holds is
-escaped: by jinja as HTML, and before that as what would act on a page or hide in it (control characters, marks of
-direction). The plots are SVG that the templates draw: they follow the reader's light or dark theme, and cost no import.
+These pages have no scripts. The plots are SVG that the templates draw: they follow the reader's light or dark theme,
+and cost no import.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,13 +9,14 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from tunelab.data import plots
 from tunelab.data.inspecting import MAX_TOKEN_CHARACTERS, InspectedExample, InspectedToken
 from tunelab.data.reporting import DataReport, SplitReport, spaced, split_figures
-from tunelab.escaping import acts, escape, printable, shorten
+from tunelab.escaping import acts, escape, shorten
+from tunelab.html import page_environment
 
 _MAX_CHARACTERS = 2000  # of one text, names and sentences
 
@@ -53,30 +53,10 @@ def inspect_page(
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("tunelab.data", "html"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters: dict[str, Any] = {
-        "count": "{:,}".format,
-        "share": "{:.1%}".format,
-        "spaced": spaced,
-        "marked": _marked,
-        "runs": _runs,
-    }
+    environment = page_environment("tunelab.data", _MAX_CHARACTERS)
+    filters: dict[str, Any] = {"spaced": spaced, "marked": _marked, "runs": _runs}
     environment.filters.update(filters)
     return environment
-
-
-def _finalize(value: Any) -> Any:
-    """What every expression of a template goes through before it is escaped."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        return printable(shorten(value, _MAX_CHARACTERS), keep="\n")
-    return value
 
 
 def _marked(text: str) -> Markup:

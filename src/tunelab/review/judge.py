@@ -1,0 +1,188 @@
+"""`tunelab judge`: a model compares the completions of two others, in both orders, and what it says is counted."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from tunelab import atomic
+from tunelab.audit import refuse_unread_keys
+from tunelab.config import JudgeConfig
+from tunelab.errors import ConfigError
+from tunelab.escaping import printable
+from tunelab.evaluation.preferences import Preference, preference
+from tunelab.evaluation.statistics import Interval, wilson_interval
+from tunelab.review.judge_client import Answered, JudgeClient
+from tunelab.review.judge_prompts import Reply, judge_messages, read_reply
+from tunelab.review.predictions import Reviewed, open_predictions
+from tunelab.terminal import RunConsole
+
+
+class Judgement(StrEnum):
+    """What both orders say of an example. A model wins only where they agree; UNJUDGED: a reply had no verdict."""
+
+    WIN = "win"
+    LOSS = "loss"
+    TIE = "tie"
+    UNJUDGED = "unjudged"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One example: the verdict on the second model, and the two replies with the first model first, then second."""
+
+    id: str
+    judgement: Judgement
+    replies: tuple[Reply, Reply]
+    is_refused: bool
+    extra_characters: int  # of the second model's completion
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeReport:
+    """What a judge says of the second of `models` against the first.
+
+    `preference` is over the examples that were judged, with those that are alike as ties. `num_disagreed`: examples
+    whose two orders did not agree, ties here. `first_rate`: how often a reply chose the answer that stood first, of
+    those that chose; `longer_rate`: how often a winner was the longer answer. Far from half they show a bias.
+    """
+
+    models: tuple[str, str]
+    judge: str
+    num_examples: int
+    num_alike: int
+    num_disagreed: int
+    num_refused: int
+    num_unreadable: int
+    preference: Preference | None
+    first_rate: float | None
+    first_interval: Interval | None
+    longer_rate: float | None
+    longer_interval: Interval | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        return asdict(self)
+
+
+def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
+    """Ask about every example, write judgements.jsonl and judge.json, and print what they say.
+
+    Raises:
+        TunelabError: the predictions or the server cannot be used; replies that came are kept.
+    """
+    source, models, examples = open_predictions(config)
+    if len(models) != 2:
+        raise ConfigError(
+            f"models: expected two models to compare, found {', '.join(models)}; set models=[<first>,<second>]."
+        )
+    if config.num_examples is not None and config.num_examples < len(examples):
+        examples = random.Random(config.seed).sample(examples, config.num_examples)
+    folder = Path(config.to) if config.to else source / "judge"
+    folder.mkdir(parents=True, exist_ok=True)
+    client = JudgeClient(config, folder / "replies.jsonl")
+    refuse_unread_keys(config, overrides)
+    console = RunConsole()
+    different = [example for example in examples if not example.are_alike]
+    with console.status(f"asking {printable(config.model)} about {len(different):,} examples"):
+        judged = _judge_all(config, client, (models[0], models[1]), different)
+    report = summarise(judged, (models[0], models[1]), config.model, len(examples))
+    lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in judged]
+    atomic.write_text(folder / "judgements.jsonl", "".join(lines))
+    atomic.write_json(folder / "judge.json", report.to_dict())
+    _show(console, report)
+    console.print(f"judgements   {folder}", soft_wrap=True)
+
+
+def summarise(judged: Sequence[Judged], models: tuple[str, str], judge: str, num_examples: int) -> JudgeReport:
+    """Count what was judged; the examples of `num_examples` beyond it were alike."""
+    counts = Counter(each.judgement for each in judged)
+    num_alike = num_examples - len(judged)
+    numbers = (counts[Judgement.WIN], counts[Judgement.LOSS], counts[Judgement.TIE] + num_alike)
+    replies = [reply for each in judged for reply in each.replies]
+    winners = [each for each in judged if each.judgement in (Judgement.WIN, Judgement.LOSS) and each.extra_characters]
+    num_longer = sum((each.judgement is Judgement.WIN) == (each.extra_characters > 0) for each in winners)
+    first = _rate(replies.count(Reply.FIRST), replies.count(Reply.FIRST) + replies.count(Reply.SECOND))
+    longer = _rate(num_longer, len(winners))
+    num_refused = sum(each.is_refused for each in judged)
+    return JudgeReport(
+        models=models,
+        judge=judge,
+        num_examples=num_examples,
+        num_alike=num_alike,
+        num_disagreed=sum(_disagree(each) for each in judged),
+        num_refused=num_refused,
+        num_unreadable=counts[Judgement.UNJUDGED] - num_refused,
+        preference=preference(*numbers) if sum(numbers) else None,
+        first_rate=first[0],
+        first_interval=first[1],
+        longer_rate=longer[0],
+        longer_interval=longer[1],
+    )
+
+
+def combine(forward: Reply, backward: Reply) -> Judgement:
+    """The verdict on the second model: `forward` is the reply with it in second place, `backward` in first."""
+    if Reply.NONE in (forward, backward):
+        return Judgement.UNJUDGED
+    if (forward, backward) == (Reply.SECOND, Reply.FIRST):
+        return Judgement.WIN
+    if (forward, backward) == (Reply.FIRST, Reply.SECOND):
+        return Judgement.LOSS
+    return Judgement.TIE
+
+
+def _judge_all(
+    config: JudgeConfig, client: JudgeClient, models: tuple[str, str], examples: Sequence[Reviewed]
+) -> list[Judged]:
+    orders = (models, models[::-1])
+    answers = client.ask_all([judge_messages(config, example, *order) for example in examples for order in orders])
+    pairs = zip(examples, answers[::2], answers[1::2], strict=True)
+    return [_judged(example, models, pair) for example, *pair in pairs]
+
+
+def _judged(example: Reviewed, models: tuple[str, str], answers: Sequence[Answered]) -> Judged:
+    forward, backward = (Reply.NONE if each.is_refusal else read_reply(each.text) for each in answers)
+    before, after = (len(example.written[model].completion) for model in models)
+    refused = any(each.is_refusal for each in answers)
+    return Judged(example.id, combine(forward, backward), (forward, backward), refused, after - before)
+
+
+def _disagree(judged: Judged) -> bool:
+    return judged.judgement is Judgement.TIE and set(judged.replies) != {Reply.TIE}
+
+
+def _rate(number: int, count: int) -> tuple[float | None, Interval | None]:
+    return (number / count, wilson_interval(number, count)) if count else (None, None)
+
+
+def _show(console: Console, report: JudgeReport) -> None:
+    second, found = printable(report.models[1]), report.preference
+    if found is None:
+        console.print("no example was judged")
+    else:
+        low, high = found.interval
+        console.print(
+            Text(
+                f"win rate of {second}: {found.win_rate:.1%} [{low:.1%}, {high:.1%}], {found.verdict.value} "
+                f"(p {found.p_value:.2g}): {found.num_wins} better, {found.num_losses} worse, {found.num_ties} ties"
+            )
+        )
+    lines = [
+        f"{report.num_examples:,} examples, {report.num_alike:,} of them alike; ties where the two orders disagreed: "
+        f"{report.num_disagreed:,}; left out: refused {report.num_refused:,}, no verdict {report.num_unreadable:,}",
+        f"the answer that stood first was chosen in {_spell(report.first_rate, report.first_interval)}, "
+        f"the longer one won in {_spell(report.longer_rate, report.longer_interval)}",
+    ]
+    console.print(Text("\n".join(lines), style="dim"))
+
+
+def _spell(rate: float | None, interval: Interval | None) -> str:
+    return f"{rate:.1%} [{interval[0]:.1%}, {interval[1]:.1%}]" if rate is not None and interval else "no case"
