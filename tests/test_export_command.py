@@ -291,7 +291,7 @@ def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_pa
     some = {name: weights[name] for name in sorted(weights) if "layers.0" in name and "magnitude" not in name}
     half = write_adapter(model_folder, tmp_path / "half")
     save_file(some, half / "adapter_model.safetensors")
-    with pytest.raises(ModelError, match=r"half' is incomplete \(.* of its weights are missing"):
+    with pytest.raises(ModelError, match=r"half' is incomplete: .* of its weights are missing"):
         exported(model=model, adapters=[str(pair[0]), str(half)])
     with pytest.raises(ConfigError, match=r"set density=0\.5"):
         ExportConfig(to="x", adapters=["a", "b"], combination=Combination.ties)
@@ -389,6 +389,12 @@ def test_half_an_adapter_is_refused(exported, run_folder, model_folder, tmp_path
     content = (run_folder / "adapter" / "adapter_model.safetensors").read_bytes()
     (half / "adapter_model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match="cannot be read"):
+        exported(**with_adapter(model_folder, half))
+    weights = load_file(run_folder / "adapter" / "adapter_model.safetensors")
+    save_file(dict(list(weights.items())[::2]), half / "adapter_model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"is incomplete: \d+ of its weights are missing, first base_model.*; export it"
+    ):
         exported(**with_adapter(model_folder, half))
 
 

@@ -41,6 +41,12 @@ def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key
             f"{key}: {str(folder)!r} does not fit this base model: expected a weight {wanted}, found "
             f"{wrong} of shape {given[wrong]}; set model.path=<the base it was trained on>."
         )
+    missing = expected.keys() - given.keys()
+    if missing:
+        raise ModelError(
+            f"adapter: {str(folder)!r} is incomplete: {len(missing)} of its weights are missing, first {min(missing)}; "
+            "export it again."
+        )
     return config
 
 

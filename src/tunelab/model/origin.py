@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +70,14 @@ def require_same_quantization(adapters: Sequence[Path], origins: Sequence[Origin
     Raises:
         ModelError: with the keys to set.
     """
-    plain = to_plain(model)
-    here = stored_as(model, plain["quantization"])
+    here = stored_as(model, to_plain(model)["quantization"])
     for folder, origin in zip(adapters, origins, strict=True):
         if origin is None or not origin.start:
             continue
-        if (origin.quantization, origin.double_quantization) != (here.quantization, here.double_quantization):
-            found, double = (str(each.double_quantization).lower() for each in (here, origin))
+        wanted = replace(origin, start="")
+        if here != wanted:
+            double = str(wanted.double_quantization).lower()
             raise ModelError(
-                f"model.quantization: expected {origin.quantization}, whose error the LoftQ adapter in {str(folder)!r} "
-                f"makes up for, found {here.quantization} (double: {found}); "
-                f"set model.quantization={origin.quantization} model.double_quantization={double}."
+                f"model.quantization: expected {wanted}, whose error the LoftQ adapter in {str(folder)!r} makes up "
+                f"for, found {here}; set model.quantization={wanted.quantization} model.double_quantization={double}."
             )
