@@ -29,6 +29,7 @@ def run(monkeypatch, capfd, tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_one_sentence(quiet_environment, tmp_path):
     command = [sys.executable, "-m", "tunelab", "inspect", "data=file", "data.path=nowhere.jsonl"]
     done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
@@ -71,6 +72,7 @@ print("IMPORTED", sorted(set(sys.modules) & {"torch", "transformers", "peft"}))
 """
 
 
+@pytest.mark.slow
 def test_help_needs_no_torch(quiet_environment, tmp_path):
     command = [sys.executable, "-c", HELP]
     shown = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BARE = """
 import sys
@@ -14,6 +16,7 @@ sys.exit(pytest.main(["tests/gpu", "--collect-only", "-q", "-p", "no:cacheprovid
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_tests_need_neither_hydra_nor_datasets(quiet_environment: dict[str, str]):
     command = [sys.executable, "-c", BARE]
     environment = {**quiet_environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # Hydra brings one

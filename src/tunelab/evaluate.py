@@ -9,16 +9,17 @@ from pathlib import Path
 from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import EvaluateConfig, EvaluationConfig, RunConfig, Split, mark_read, to_plain
+from tunelab.config import EvaluateConfig, EvaluationConfig, ReviewConfig, RunConfig, Split, mark_read, to_plain
 from tunelab.data.preparing import report_table
 from tunelab.data.records import EvaluationExample
-from tunelab.errors import DataError
+from tunelab.errors import ConfigError, DataError
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.reporting import comparison_table, results, write_predictions
 from tunelab.measuring import prove_shortcuts
 from tunelab.model.adapter import CausalLM
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
+from tunelab.review.command import review
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
@@ -38,6 +39,11 @@ def evaluate(
     settings = _settings(config, run, overrides)
     subject = open_subject(config, run, folder)
     subject = replace(subject, run=replace(subject.run, evaluation=settings))
+    if config.pages and not (settings.base and settings.generate):
+        raise ConfigError(
+            "pages: expected completions of base and tuned to show, found evaluation.base or evaluation.generate off; "
+            "set both to true, or leave pages out."
+        )
     own = subject.folder if run and settings == run.evaluation else None
     target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
     with closing(RunConsole(target.path / "run.log")) as console:
@@ -57,6 +63,8 @@ def evaluate(
         target.merge_results(found)
         console.print(comparison_table(tuned, base))
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
+        if config.pages:
+            review(ReviewConfig(run=str(target.path), split=config.split), ())
         return dict(found["metrics"])
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig
 
@@ -29,6 +30,7 @@ def test_two_steps_are_timed(tmp_path: Path):
     assert all(map(torch.isfinite, map(torch.tensor, times.losses)))
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_without_one(quiet_environment: dict[str, str], tmp_path: Path):
     arguments = ["--shape", "tiny", "--device", "cpu", "--steps", "1", "--warmup", "1", "--batch-size", "2"]
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "sft_gpu.py"), *arguments, "--ceiling-size", "64"]

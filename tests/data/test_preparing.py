@@ -406,6 +406,7 @@ print(len(prepared.train), prepared.report.preparation_seconds)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_build(write, tmp_path):
     arguments = [write(pairs(300)), str(tmp_path / "cache"), str(Path(__file__).parent)]
     both = [

@@ -219,6 +219,7 @@ for name in names:
 """
 
 
+@pytest.mark.slow
 def test_a_file_is_never_in_memory_as_a_whole(tmp_path):
     names = ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz", "a.jsonl.zst", "a.parquet", "a.arrow"]
     for folder, num_rows in (("small", 300), ("large", 2500)):

@@ -23,6 +23,8 @@ from tunelab.evaluation import generating
 from tunelab.evaluation.generating import Completion, Sampling, generate
 from tunelab.model.attention import VARLEN
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 60
 ENDS = [7, 11, 13]
 SIZES = {

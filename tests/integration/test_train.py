@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,18 @@ def test_evaluating_the_run_again_gives_its_metrics(complete: RunFolder):
     assert after["metrics"] == pytest.approx(before["metrics"], rel=1e-6)
     assert (complete.path / "predictions.jsonl").read_bytes() == predicted
     assert {**after, "metrics": None} == {**before, "metrics": None}
+
+
+def test_pages_show_what_both_wrote(complete: RunFolder, tmp_path: Path):
+    saved = load_config(complete.path / "config.yaml")
+    settings = ["evaluation.max_new_tokens=5", "evaluation.max_examples=2"]
+    config = EvaluateConfig(run=str(complete.path), pages=True, output_dir=str(tmp_path))
+    config.evaluation.max_new_tokens, config.evaluation.max_examples = 5, 2
+    evaluate(config, saved, complete, settings)
+    [folder] = (tmp_path / "evaluations").iterdir()
+    assert (folder / "review" / "comparison.html").read_text(encoding="utf-8").count("<article") == 2
+    with pytest.raises(ConfigError, match=r"^pages: expected completions of base and tuned"):
+        evaluate(replace(config, evaluation=replace(config.evaluation, base=False)), saved, complete, settings)
 
 
 # --- other ways to train ---------------------------------------------------------------------------------------------
@@ -522,6 +535,7 @@ def resume_here(folder: RunFolder) -> None:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_was_stopped_is_resumed_to_the_same_bits(
     number: signal.Signals, stopped: dict[signal.Signals, tuple[RunFolder, int, str]], long_reference: RunFolder
@@ -596,6 +610,7 @@ def test_train_py_refuses_another_configuration_on_resume(train_py, tmp_path: Pa
 # --- two processes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tiny_overrides, quiet_environment, reference: RunFolder, tmp_path: Path):
     arguments = [str(REPOSITORY / "train.py"), *tiny_overrides, "trainer.devices=2", "trainer.accelerator=cpu"]
     process = start([*arguments, f"output_dir={tmp_path}"], quiet_environment)

@@ -24,6 +24,8 @@ from tunelab.training.doctor import diagnose, require_causal
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 LORA = {"_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8}
 PADDED = {"gemma2": "soft-capping", "mamba": "recurrent layers"}

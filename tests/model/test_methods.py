@@ -37,6 +37,8 @@ from tunelab.model.tuning import UNSUPPORTED_TYPES, read_tuning, refuse_contradi
 from tunelab.training.checkpoint import read_checkpoint, write_checkpoint
 from tunelab.training.objective import SftObjective, last_hidden_state
 
+pytestmark = pytest.mark.slow
+
 CONF = Path(__file__).resolve().parents[2] / "conf" / "peft"
 METHODS = sorted(path.stem for path in CONF.glob("*.yaml"))
 PROMPT_METHODS = ("cartridge", "p_tuning", "prefix_tuning", "prompt_tuning")  # virtual tokens have their own tests

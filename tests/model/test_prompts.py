@@ -191,6 +191,7 @@ def by_peft(model: PeftModel, prompt: list[int]) -> Completion:
     return Completion(tokens[:-1] if finished else tokens, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("method", CHOICES)
 def test_the_batch_changes_no_completion_and_peft_agrees(method: str, architecture: str):
@@ -242,6 +243,7 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
     return load_file(folder.adapter / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["p_tuning", "cartridge"])  # one of inputs, one of keys and values
 def test_a_killed_run_is_resumed_to_the_same_bits(method: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     original = CausalLMModule.training_step
@@ -295,6 +297,7 @@ def test_an_export_is_what_plain_peft_loads(method: str, model_folder: Path, tmp
         assert torch.equal(ours.eval()(**inputs).logits, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CHOICES)
 def test_thirty_steps_lower_the_loss_of_the_embedded_model(method: str, tmp_path: Path, compose_config):
     config = compose_config(f"peft={method}")

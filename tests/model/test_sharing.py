@@ -14,6 +14,8 @@ from tunelab.model.initializing import as_plain_lora
 from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tuning import Tuning
 
+pytestmark = pytest.mark.slow
+
 LORA = {"_target_": "peft.LoraConfig", "target_modules": "all-linear", "r": 4, "lora_alpha": 4}
 STARTS = {
     "eva": {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}},

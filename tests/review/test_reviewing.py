@@ -275,10 +275,11 @@ def test_several_files_share_a_base_model(predictions, tmp_path):
         review(ReviewConfig(predictions=config.predictions, models=["base", "tund"]), ())
 
 
-def test_models_that_agree_on_everything_leave_nothing_to_rate(tmp_path):
+def test_models_that_agree_on_everything_leave_nothing_to_rate(tmp_path, capsys):
     path = tmp_path / "predictions.jsonl"
     path.write_text(line("a", 0, "x") + "\n" + line("b", 0, "x"))
-    with pytest.raises(DataError, match="set sheet=false"):
-        review(ReviewConfig(run=str(tmp_path)), ())
-    review(ReviewConfig(run=str(tmp_path), sheet=False), ())
-    assert (tmp_path / "review" / "comparison.html").is_file()
+    review(ReviewConfig(run=str(tmp_path)), ())
+    assert [path.name for path in (tmp_path / "review").iterdir()] == ["comparison.html"]
+    assert "sheet        none, the models wrote the same everywhere" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="found the same for all 1 examples"):
+        make_sheet(*read_predictions([path]), 5)

@@ -97,6 +97,7 @@ def test_an_unknown_argument_of_a_logger(compose_config, tmp_path: Path):
         build_loggers(config.logger, tmp_path)
 
 
+@pytest.mark.slow
 def test_wandb_offline_stays_on_this_machine(compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -106,6 +107,7 @@ def test_wandb_offline_stays_on_this_machine(compose_config, tmp_path: Path, mon
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
+@pytest.mark.slow
 def test_mlflow_keeps_a_local_store(compose_config, tmp_path: Path):
     pytest.importorskip("sqlalchemy", reason="mlflow-skinny has no SQL store")
     pytest.importorskip("mlflow")
@@ -146,6 +148,7 @@ def test_resumed_event_files_show_a_step_once(compose_config, tmp_path: Path, mo
     assert [event.step for event in accumulator.Scalars("train/loss")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_tracker_goes_on_with_the_same_run(
     name: str, compose_config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

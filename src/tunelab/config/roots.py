@@ -106,6 +106,7 @@ class EvaluateConfig(SubjectConfig):
     """What `evaluate.py` measures: a run folder, or any adapter on any data."""
 
     split: Split = Split.test
+    pages: bool = False  # write what `tunelab review` writes: completions side by side, and a rating sheet
     output_dir: str = "outputs"  # without `run`: results go to <output_dir>/evaluations/…
     data: DataConfig = field(default_factory=DataConfig)  # without `run`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -31,7 +31,8 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
     """
     source, models, examples = open_predictions(config)
     page = comparison_page(" and ".join(models), models, examples, config.max_examples)
-    has_sheet = config.sheet and len(models) == 2
+    differ = not all(example.are_alike for example in examples)
+    has_sheet = config.sheet and len(models) == 2 and differ
     key, items = make_sheet(models, examples, config.num_items, config.seed) if has_sheet else (None, [])
     folder = Path(config.to) if config.to else free_name(source / "review")
     refuse_unread_keys(config, overrides)
@@ -49,6 +50,11 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
             f"key          {folder / KEY} (not for raters)",
             f"next         python -m tunelab ratings key={folder / KEY} sheets=[<file>,<file>]",
         ]
+    elif config.sheet:
+        why = (
+            "it is for two models: set models=[<first>,<second>]" if differ else "the models wrote the same everywhere"
+        )
+        lines += [f"sheet        none, {why}"]
     RunConsole().print("\n".join(lines), soft_wrap=True)
 
 

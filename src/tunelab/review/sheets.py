@@ -11,7 +11,6 @@ from enum import StrEnum
 from importlib import resources
 from typing import Any
 
-from tunelab.errors import DataError
 from tunelab.escaping import printable
 from tunelab.html import page_environment, script
 from tunelab.review.predictions import Reviewed
@@ -71,33 +70,25 @@ def make_sheet(
 
     Each model stands on the left of half of them. Without a `seed` the system draws one, which the key keeps.
 
-    Raises:
-        DataError: there are more than two models, or they wrote the same for every example.
+    Raises ValueError where there are not two models, or they wrote the same for every example.
     """
-    if len(models) != 2:
-        raise DataError(
-            f"models: expected two models to rate against each other, found {len(models)} ({', '.join(models)}); "
-            "set models=[<first>,<second>], or sheet=false."
-        )
+    first, second = models
     seed = secrets.randbits(32) if seed is None else seed
     generator = random.Random(seed)
     drawn, num_alike = _draw(examples, num_items, generator)
     if not drawn:
-        raise DataError(
-            f"models: expected completions to choose between, found the same from {models[0]} and {models[1]} for all "
-            f"{len(examples)} examples; set sheet=false."
-        )
+        raise ValueError(f"expected completions to choose between, found the same for all {len(examples)} examples")
     sides = [index % 2 for index in range(len(drawn))]
     generator.shuffle(sides)
     width = len(str(len(drawn)))
     key_items: dict[str, KeyItem] = {}
     items: list[SheetItem] = []
     for number, (example, side) in enumerate(zip(drawn, sides, strict=True), start=1):
-        left, right = models[side], models[1 - side]
+        left, right = (second, first) if side else (first, second)
         texts = (example.written[left].completion, example.written[right].completion)
         items.append(SheetItem(f"{number:0{width}}", example.prompt, example.reference, *texts))
         key_items[items[-1].item] = KeyItem(example.id, left, right)
-    return SheetKey(_digest(items), (models[0], models[1]), num_alike, seed, key_items), items
+    return SheetKey(_digest(items), (first, second), num_alike, seed, key_items), items
 
 
 def _draw(examples: Sequence[Reviewed], num_items: int, generator: random.Random) -> tuple[list[Reviewed], int]:
