@@ -68,8 +68,8 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--methods", default="", help=f"names, separated by commas; default: all, and {BASE}")
-    parser.add_argument("--steps", type=int, default=187, help="optimizer steps of each; a pass over the data is 187.5")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=60, help="optimizer steps of each; a pass over the data is 187.5")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="measure also what the results hold")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the table of what there is")
     parser.add_argument("--quick", action="store_true", help="a smoke run, whose figures are kept nowhere")

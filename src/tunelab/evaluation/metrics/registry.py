@@ -217,7 +217,7 @@ def _check_pattern(pattern: str | None) -> None:
     if pattern is None:
         raise ConfigError(
             f"evaluation.regex: expected the pattern that evaluation.metrics=[{REGEX}] looks for, found null; set "
-            "evaluation.regex='answer is (\\w+)', say."
+            "'evaluation.regex=\"answer is (\\w+)\"', say."
         )
     try:
         re.compile(pattern)
