@@ -9,6 +9,8 @@ from tunelab.config import RunConfig, forget_reads, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
 
+TEXT = ("peft.num_virtual_tokens=3", "~peft.r", "peft.prompt_tuning_init=TEXT", "peft.prompt_tuning_init_text=five")
+
 
 def used(config: RunConfig) -> None:
     """What a run does before it looks for unread keys."""
@@ -28,6 +30,8 @@ def used(config: RunConfig) -> None:
         (["peft=last_layers", "~peft.r", "peft.num_layers=1"], None),
         (["peft.num_layers=null"], "peft.num_layers"),
         (["peft.lora_dropout=0.1", "peft.use_rslora=true", "optim.optimizer.eps=1e-6"], None),
+        (["peft=prompt_tuning", *TEXT, "peft.lr_factor=3"], "peft.lr_factor"),
+        (["peft=prompt_tuning", *TEXT, "peft.lr_factor=3", "optim.lr=null"], None),
         (["logger=csv", "logger.csv.flush_logs_every_n_steps=2"], None),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

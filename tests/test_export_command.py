@@ -35,6 +35,7 @@ from tunelab.evaluate import evaluate
 from tunelab.export import exporting, merge
 from tunelab.export.exporting import export
 from tunelab.export.serving import Served, ollama_template, serving_commands
+from tunelab.model.continuing import check_continued, continued_config
 from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.run import open_run_folder
@@ -181,6 +182,14 @@ def test_it_goes_on_those_quantised_weights_only(exported, loftq_run, model_fold
     plain = write_adapter(model_folder, tmp_path / "plain")
     with pytest.raises(ModelError, match="found one that makes up for the error of quantised weights"):
         exported(model=model, adapters=[str(folder), str(plain)], to=tmp_path / "no")
+
+
+def test_it_is_trained_on_those_quantised_weights_only(loftq_run, model_folder):
+    folder = loftq_run / "adapter"
+    config = continued_config(folder)
+    with pytest.raises(ModelError, match=r"set model\.quantization=nf4 model\.double_quantization=true\.$"):
+        check_continued(folder, config, ModelConfig(path=str(model_folder)))
+    check_continued(folder, config, ModelConfig(path=str(model_folder), quantization=Quantization.nf4))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,15 @@ from tunelab import atomic, run
 from tunelab.config import RunConfig, to_plain
 from tunelab.errors import ConfigError, DataError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
-from tunelab.run import RunFolder, config_hash, create_run_folder, open_run_folder, recorded, resumable
+from tunelab.run import (
+    RunFolder,
+    config_hash,
+    create_run_folder,
+    make_new_folder,
+    open_run_folder,
+    recorded,
+    resumable,
+)
 
 
 class OneSecond(datetime.datetime):
@@ -36,6 +44,11 @@ def config(tmp_path: Path) -> RunConfig:
 
 def read(folder: RunFolder) -> dict:
     return json.loads((folder.path / "summary.json").read_text(encoding="utf-8"))
+
+
+def test_a_dangling_link_is_no_free_name(tmp_path: Path):
+    (tmp_path / "run").symlink_to(tmp_path / "nowhere")
+    assert make_new_folder(tmp_path / "run") == tmp_path / "run-2"
 
 
 def test_two_runs_of_the_same_second_have_two_folders(config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -275,7 +275,7 @@ def make_new_folder(wanted: Path) -> Path:
 def free_name(wanted: Path) -> Path:
     """`wanted`, or the first of `wanted-2`, `wanted-3`, … that is not there."""
     names = (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(1))
-    return next(path for path in names if not path.exists())
+    return next(path for path in names if not os.path.lexists(path))  # a dangling link is taken too
 
 
 @contextlib.contextmanager

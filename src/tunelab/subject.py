@@ -14,6 +14,7 @@ from tunelab.data.rendering import ChosenTemplate, decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
 from tunelab.errors import ModelError
 from tunelab.model.adapter import CausalLM, is_adapter_folder, load_adapter, ready_for_adapter, skip_input_casts
+from tunelab.model.adapter_folder import has_tokenizer
 from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import completion_ends
 from tunelab.model.initializing import changes_the_base, initialization
@@ -89,7 +90,7 @@ def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder
         require_known_tokens(place, len(base_tokenizer))
         check_adapter(place, settled.model, config.other_base)
     trusted = settled.model.trust_remote_code
-    saved = [(place, load_saved_tokenizer(place, trusted)) for place in places if _has_tokenizer(place)]
+    saved = [(place, load_saved_tokenizer(place, trusted)) for place in places if has_tokenizer(place)]
     for place, tokenizer in saved:
         if place in adapters:
             check_vocabulary(tokenizer, base_tokenizer, place)
@@ -175,10 +176,6 @@ def _quantization(model: ModelConfig, architecture: Any) -> str | None:
     if model.quantization in FOUR_BITS:
         mark_read(model, "double_quantization")
     return model.quantization.value
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").is_file()
 
 
 def _saved_template(template: str) -> str:

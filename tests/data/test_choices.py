@@ -83,6 +83,13 @@ def test_labels_of_all_rows_are_set_once(tmp_path: Path):
         prepared(tmp_path, rows, choices=["good", "poor"])
 
 
+def test_choices_are_for_a_last_response_that_is_trained(tmp_path: Path):
+    turns = [("user", "which?", 0), ("assistant", "good", 1), ("user", "sure?", 0), ("assistant", "bad", 0)]
+    messages = [{"role": role, "content": text, "weight": weight} for role, text, weight in turns]
+    with pytest.raises(DataError, match="expected the last response to be the trained one where there are choices"):
+        prepared(tmp_path, [{"messages": messages}], choices=["good", "bad"])
+
+
 @pytest.mark.parametrize("choices", [["good"], ["good", "good"], ["good", ""]])
 def test_labels_that_make_no_choice(choices: list[str]):
     with pytest.raises(ConfigError, match=r"data\.choices: expected two or more different texts"):

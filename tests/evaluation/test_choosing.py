@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PromptTuningConfig, get_peft_model
 from test_generating import ARCHITECTURES, VOCABULARY, make
+from transformers import LlamaForCausalLM
 
 from tunelab.config import EvaluationConfig
 from tunelab.data.records import Choice, EvaluationExample, TokenizedExample
@@ -48,6 +49,22 @@ def plainly(model, question: EvaluationExample) -> list[float]:
 
 def never(_):
     raise AssertionError("the prompts can be shared")
+
+
+def test_a_model_without_a_cache_reads_whole_sequences():
+    class Cacheless(LlamaForCausalLM):
+        def forward(self, input_ids, attention_mask=None, position_ids=None):
+            return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids)
+
+    def nll_of(sequences):
+        asked.extend(sequences)
+        return [1.0] * len(sequences)
+
+    model, questions, asked = Cacheless(make("llama").config), make_questions(3), []
+    found = choose(model, questions, batch_tokens=100, pad_token_id=0, nll_of=nll_of)
+    assert len(asked) == sum(len(question.choices) for question in questions)
+    assert all(set(chosen.log_likelihoods) == {-1.0} for chosen in found)
+    assert choose(model, [], batch_tokens=100, pad_token_id=0, nll_of=never) == []
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -9,7 +9,6 @@ from tunelab.evaluation.statistics import (
     Verdict,
     effect_size,
     holm,
-    judge,
     mcnemar_p_value,
     paired_rate_interval,
     percentile_interval,
@@ -17,6 +16,7 @@ from tunelab.evaluation.statistics import (
     resampled_sums,
     score_interval_of_difference,
     swapped_sums,
+    verdict_of,
     wilson_interval,
 )
 
@@ -163,7 +163,7 @@ def test_p_values_at_the_edge():
     ],
 )
 def test_verdict(change: float, p_value: float, higher: bool, verdict: Verdict):
-    assert judge(change, p_value, higher) is verdict
+    assert verdict_of(change, p_value, higher) is verdict
 
 
 def test_effect_size_by_hand():

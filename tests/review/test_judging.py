@@ -6,9 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from tunelab import cli
 from tunelab.config import JudgeConfig
 from tunelab.errors import ConfigError, DataError, TunelabError
-from tunelab.review.judge import Judgement, combine, judge
+from tunelab.review.judge import Judgement, judge, verdict_of_both
 from tunelab.review.judge_prompts import Reply, read_reply
 
 
@@ -52,8 +53,8 @@ def server():
     server.server.server_close()
 
 
-def said(text, **fields):
-    return {"choices": [{"message": {"role": "assistant", "content": text, **fields}, "finish_reason": "stop"}]}
+def said(text, reason="stop", **fields):
+    return {"choices": [{"message": {"role": "assistant", "content": text, **fields}, "finish_reason": reason}]}
 
 
 def write(folder, pairs):
@@ -146,7 +147,7 @@ def test_replies_without_a_verdict_and_refusals_are_left_out(server, tmp_path):
         "question 0": (200, said("I would rather not decide.")),
         "question 1": (200, said(None, refusal="I cannot help with that.")),
         "question 2": (400, {"error": {"code": "content_filter"}}),
-        "question 3": (200, said("")),
+        "question 3": (200, said("The one says [[A]], but on the other hand", reason="length")),
     }
 
     def reply(body, number):
@@ -231,6 +232,34 @@ def test_the_key_comes_from_the_environment_and_stays_out_of_the_files(server, t
     assert "secret" not in str(caught.value)
 
 
+def test_every_key_can_be_typed(server, tmp_path, monkeypatch, capfd):
+    write(tmp_path, [("a", "b")])
+    keys = ["criteria=short", "show_reference=false", "max_tokens=77", "temperature=0.5", "timeout_seconds=9", "seed=1"]
+    keys += ["num_retries=1", "num_parallel=2", "num_examples=5", "models=[tuned,base]", "api_key_env=NONE"]
+    line = [f"run={tmp_path}", f"base_url={server.url}", "model=m", f"to={tmp_path / 'to'}", *keys]
+    monkeypatch.setattr("sys.argv", ["tunelab", "judge", *line])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    cli.main()
+    body = server.requests[0][2]
+    assert {name: body[name] for name in ("model", "max_tokens", "temperature")} == {
+        "model": "m", "max_tokens": 77, "temperature": 0.5,
+    }  # fmt: skip
+    assert json.loads((tmp_path / "to" / "judge.json").read_text())["models"] == ["tuned", "base"]
+    assert "win rate of base" in capfd.readouterr().out
+
+
+def test_what_another_judge_said_is_another_folder(server, tmp_path):
+    write(tmp_path, [("a", "b")])
+    judge(config(tmp_path, server), ())
+    judge(config(tmp_path, server, model="judge-2"), ())
+    judge(config(tmp_path, server, base_url=server.url.replace("127.0.0.1", "localhost")), ())
+    judge(config(tmp_path, server, num_parallel=1), ())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["judge", "judge-2", "judge-3"]
+    assert len(server.requests) == 6
+    with pytest.raises(ConfigError, match=r"^to: .* holds what another judge"):
+        judge(config(tmp_path, server, model="judge-2", to=str(tmp_path / "judge")), ())
+
+
 def test_a_draw_and_three_models(server, tmp_path):
     write(tmp_path, [(f"a{n}", f"b{n}") for n in range(9)])
     judge(config(tmp_path, server, num_examples=2), ())
@@ -251,7 +280,7 @@ def test_a_draw_and_three_models(server, tmp_path):
     ],
 )
 def test_combining_two_orders(forward, backward, expected):
-    assert combine(forward, backward) is expected
+    assert verdict_of_both(forward, backward) is expected
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -19,7 +20,7 @@ from tunelab.review.marking import MAX_WORDS, Mark, mark_differences
 from tunelab.review.pages import comparison_page
 from tunelab.review.predictions import read_predictions
 from tunelab.review.ratings import Rating, read_key, read_ratings, summarise
-from tunelab.review.sheets import Choice, make_sheet, sheet_csv, sheet_page
+from tunelab.review.sheets import Pick, make_sheet, sheet_csv, sheet_page
 
 HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"' {{ 7*7 }} \x1b[31m ‮ =1+1"
 
@@ -200,7 +201,7 @@ def test_ratings_open_the_key(predictions, tmp_path, capsys):
 
 def test_several_raters_of_an_item_are_one_vote(predictions):
     key, _ = make_sheet(*read_predictions([predictions]), 100, seed=1)
-    votes = [("a", Choice.LEFT), ("b", Choice.LEFT), ("c", Choice.RIGHT)]
+    votes = [("a", Pick.LEFT), ("b", Pick.LEFT), ("c", Pick.RIGHT)]
     name, item = next(iter(key.items.items()))
     report = summarise([Rating(rater, name, choice) for rater, choice in votes], key)
     assert report.preference.num_wins == (item.left == "tuned")
@@ -275,10 +276,71 @@ def test_several_files_share_a_base_model(predictions, tmp_path):
         review(ReviewConfig(predictions=config.predictions, models=["base", "tund"]), ())
 
 
+def test_separators_of_unicode_end_no_line(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    text = "one\u2028two\u2029three\x85four"
+    rows = [json.loads(line(model, 0, text + model)) for model in "ab"]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    _, [example] = read_predictions([path])
+    assert example.written["a"].completion == text + "a"
+
+
+def test_models_of_one_name_keep_apart(predictions, tmp_path):
+    paths = [predictions]
+    for sweep, written in (("b", "it is z"), ("c", "it is q")):
+        paths.append(tmp_path / sweep / "0" / "predictions.jsonl")
+        paths[-1].parent.mkdir(parents=True)
+        paths[-1].write_text(predictions.read_text().replace('"it is y"', f'"{written}"'))
+    models, _ = read_predictions(paths)
+    assert models == ["base", "tuned", "0/tuned", "c/0/tuned"]
+    changed = tmp_path / "again.jsonl"
+    changed.write_text(paths[-1].read_text().replace("it is q", "it is r"))
+    paths[-1].with_name("other.jsonl").write_text(changed.read_text())
+    models, _ = read_predictions([*paths, paths[-1].with_name("other.jsonl")])
+    assert len(set(models)) == 5
+
+
+def test_sheets_that_came_back_under_one_name_are_two_raters(predictions, tmp_path):
+    key, _ = make_sheet(*read_predictions([predictions]), 100, seed=1)
+    paths = [tmp_path / name / "sheet.csv" for name in ("ann", "bob")]
+    for path, model in zip(paths, ("tuned", "base"), strict=True):
+        path.parent.mkdir()
+        path.write_text(filled(key, lambda item, model=model: model, ""))
+    report = summarise(read_ratings(paths, key), key)
+    assert list(report.raters) == [str(path) for path in paths]
+    assert report.share_agreed == 0
+
+
+def test_of_a_sheet_that_is_partly_filled_as_many_alike_count(predictions):
+    key, _ = make_sheet(*read_predictions([predictions]), 100, seed=1)
+    key = replace(key, num_alike=len(key.items))  # half of all were alike
+    some = [Rating("a", name, Pick.LEFT if item.left == "tuned" else Pick.RIGHT) for name, item in key.items.items()][
+        :4
+    ]
+    assert summarise(some, key).preference.win_rate == 0.75
+    assert summarise(some, key).preference.num_ties == 4
+
+
+def test_a_cell_beyond_the_readers_limit_is_one_sentence(predictions, tmp_path):
+    key, _ = make_sheet(*read_predictions([predictions]), 100, seed=1)
+    path = tmp_path / "r.csv"
+    path.write_text("sheet,item,choice\n" + f'{key.sheet},1,left,"' + "x" * 200_000 + "\n")
+    with pytest.raises(DataError, match="expected a row of CSV"):
+        read_ratings([path], key)
+
+
+def test_long_texts_are_cut_in_the_sheet(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("\n".join([line("a", 0, "x" * 150_000), line("b", 0, "y")]))
+    made = make_sheet(*read_predictions([path]), 5)
+    [row] = csv.DictReader(io.StringIO(sheet_csv(*made)))
+    assert max(map(len, row.values())) < 21_000
+
+
 def test_models_that_agree_on_everything_leave_nothing_to_rate(tmp_path, capsys):
     path = tmp_path / "predictions.jsonl"
     path.write_text(line("a", 0, "x") + "\n" + line("b", 0, "x"))
-    review(ReviewConfig(run=str(tmp_path)), ())
+    review(ReviewConfig(run=str(tmp_path), num_items=7), ("num_items=7",))
     assert [path.name for path in (tmp_path / "review").iterdir()] == ["comparison.html"]
     assert "sheet        none, the models wrote the same everywhere" in capsys.readouterr().out
     with pytest.raises(ValueError, match="found the same for all 1 examples"):

@@ -35,6 +35,10 @@ class Entries(Mapping[str, Any]):
     def __repr__(self) -> str:
         return repr(self._content)
 
+    def __or__(self, more: Mapping[str, Any]) -> "Entries":
+        """The same with `more` entries; what is read of it counts as read of these."""
+        return Entries({**self._content, **more}, self._record)
+
 
 class Section:
     """Base of every config section: remembers which of its keys were read (for the unread-key audit).

@@ -174,6 +174,11 @@ def _candidates(example: Example, stage: Stage) -> dict[str, RenderedExample]:
         return {}
     *before, last = example.messages
     choices = example.choices or tuple(stage.config.choices)
+    if choices and last.trained is False:
+        raise DataError(
+            f"{example.origin}: expected the last response to be the trained one where there are choices, found it "
+            "masked; give its message the weight 1, or leave data.choices out."
+        )
     if choices and last.content not in choices:
         known = ", ".join(map(repr, choices))
         raise DataError(

@@ -1,5 +1,6 @@
 """How likely a model finds each possible answer to a question: one pass over the prompt, which the answers share."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from tunelab.data.records import EvaluationExample, TokenizedExample
-from tunelab.evaluation.decoding import Request, cache_name, left_padded
+from tunelab.evaluation.decoding import Request, left_padded
 from tunelab.evaluation.generating import causal_lm_of, dense_attention, inference, max_positions_of
 from tunelab.evaluation.metrics import Chosen
 from tunelab.model.virtual_tokens import num_virtual_tokens
@@ -39,6 +40,8 @@ def choose(
         if example.choices and example.prompt_ids and (limit is None or _num_tokens(example) <= limit)
     ]
     questions = [examples[place] for place in fitting]
+    if not questions:
+        return [None] * len(examples)
     if _shares_prompts(model):
         scores = _by_shared_prompts(model, questions, batch_tokens, pad_token_id)
     else:
@@ -56,7 +59,7 @@ def _num_tokens(example: EvaluationExample) -> int:
 
 def _shares_prompts(model: torch.nn.Module) -> bool:
     causal_lm = causal_lm_of(model)
-    if num_virtual_tokens(model) or cache_name(causal_lm) != "past_key_values":
+    if num_virtual_tokens(model) or "past_key_values" not in inspect.signature(causal_lm.forward).parameters:
         return False
     return all(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=causal_lm.config).layers)
 

@@ -16,13 +16,13 @@ from tunelab.evaluation.statistics import (
     Verdict,
     effect_size,
     holm,
-    judge,
     mcnemar_p_value,
     paired_rate_interval,
     percentile_interval,
     permutation_p_value,
     resampled_sums,
     swapped_sums,
+    verdict_of,
 )
 
 MCNEMAR = "exact McNemar"
@@ -142,7 +142,7 @@ def _with_verdicts(pairs: Pairs, comparisons: Mapping[str, Comparison]) -> dict[
     result = dict(comparisons)
     for name, adjusted in zip(tested, holm(list(tested.values())), strict=True):
         found = comparisons[name]
-        verdict = judge(found.change, adjusted, bool(better[name]))
+        verdict = verdict_of(found.change, adjusted, bool(better[name]))
         result[name] = replace(found, p_value_holm=adjusted, verdict=verdict)
     return result
 

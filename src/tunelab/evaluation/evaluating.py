@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -183,7 +183,8 @@ def predict(
     config: EvaluationConfig,
     end_token_ids: Sequence[int],
 ) -> list[Prediction]:
-    """Let `model` complete the prompts of `examples` (those that leave room for it), and score the completions."""
+    """Let `model` complete the prompts of `examples` (those that leave room for it) once, and score what it wrote."""
+    config = replace(config, num_samples=1)
     chosen = chosen_metrics(config, [example.response for example in examples])
     samples = complete(model, tokenizer, examples, chosen, config, end_token_ids)
     return _predictions(examples, samples, score_answers(chosen, first_samples(samples)))

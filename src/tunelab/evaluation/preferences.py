@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunelab.evaluation.statistics import Interval, Verdict, judge, mcnemar_p_value, paired_rate_interval
+from tunelab.evaluation.statistics import Interval, Verdict, mcnemar_p_value, paired_rate_interval, verdict_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def preference(num_wins: int, num_losses: int, num_ties: int) -> Preference:
         win_rate=(num_wins + num_ties / 2) / count,
         interval=((1 + low) / 2, (1 + high) / 2),
         p_value=p_value,
-        verdict=judge(num_wins - num_losses, p_value, higher_is_better=True),
+        verdict=verdict_of(num_wins - num_losses, p_value, higher_is_better=True),
     )
 
 

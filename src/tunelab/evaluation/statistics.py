@@ -156,7 +156,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def judge(change: float, adjusted_p_value: float, higher_is_better: bool) -> Verdict:
+def verdict_of(change: float, adjusted_p_value: float, higher_is_better: bool) -> Verdict:
     """Say in words what a difference (second less first) and its adjusted p-value mean."""
     if adjusted_p_value >= LEVEL or not change:
         return Verdict.NOT_DISTINGUISHABLE

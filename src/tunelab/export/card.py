@@ -13,7 +13,8 @@ from tunelab.config import ModelConfig, Quantization, RunConfig, to_plain
 from tunelab.embedded import PREFIX
 from tunelab.evaluation.metrics import REGISTRY, Unit
 from tunelab.evaluation.metrics.token_level import LOSS, NATS, PERPLEXITY, TOKEN_ACCURACY
-from tunelab.model.locating import resolve_model
+from tunelab.model.adapter_folder import is_adapter_folder, read_settings
+from tunelab.model.locating import is_hub_name, resolve_model
 from tunelab.model.origin import Origin, origin_of_run, read_origin
 from tunelab.model.quantizing import FOUR_BITS
 from tunelab.model.tuning import read_tuning
@@ -92,7 +93,7 @@ class Card:
 def run_card(config: RunConfig, template: str, folder: RunFolder, export: Path | None = None) -> str:
     """The card of what a run exported; `export`: where that is now, where not yet in its place in the run folder."""
     place = export or folder.adapter
-    is_adapter = (place / "adapter_config.json").is_file()
+    is_adapter = is_adapter_folder(place)
     return Card(
         title=to_plain(config)["name"],
         kind="adapter" if is_adapter else "full",
@@ -142,7 +143,7 @@ def method_in_words(settings: Mapping[str, Any]) -> str:
 
 def read_method(folder: Path) -> str:
     """The method of the adapter in a PEFT folder, in words."""
-    return method_in_words(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    return method_in_words(read_settings(folder))
 
 
 def method_without_adapter(config: RunConfig) -> str:
@@ -169,11 +170,6 @@ def base_license(base: ModelConfig) -> str | None:
     end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), 0)
     found = (line.partition(":")[2].strip().strip("'\"") for line in lines[1:end] if line.startswith("license:"))
     return next(found, "") or None
-
-
-def is_hub_name(path: str) -> bool:
-    """Whether a base model is named as on the hub: `<owner>/<name>`, or a name alone, and no folder."""
-    return not path.startswith((PREFIX, "/", ".", "~")) and path.count("/") <= 1 and not Path(path).is_dir()
 
 
 def _shown(path: str) -> str:

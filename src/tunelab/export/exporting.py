@@ -1,6 +1,5 @@
 """Writes what was trained as other programs read it: an adapter, or a whole model that was compared with it."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from tunelab.errors import CheckpointError, ConfigError
 from tunelab.export.card import Card, method_without_adapter, read_method
 from tunelab.export.merge import Merging, merge_and_compare
 from tunelab.export.serving import Served, modelfile, serving_commands
+from tunelab.model.adapter_folder import read_settings
 from tunelab.model.combining import Mixture, check_mixture, combine
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import load_unquantized
@@ -182,7 +182,7 @@ def _described(mixture: Mixture) -> str:
 
 def _lora_rank(folder: Path) -> int | None:
     """The rank of a plain LoRA adapter, which the other programs read; None for any other."""
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = read_settings(folder)
     special = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "lora_bias")
     if settings.get("peft_type") != "LORA" or any(settings.get(name) for name in special):
         return None

@@ -12,7 +12,7 @@ from tunelab.data.rendering.jinja import ChatTemplate, Turn, load_chat_template
 from tunelab.data.rendering.plain import ALPACA_PREAMBLE, PLAIN_TEMPLATES
 from tunelab.data.upstream import chat_template_text, special_tokens
 from tunelab.errors import DataError
-from tunelab.export.card import is_hub_name
+from tunelab.model.locating import is_hub_name
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that --max-lora-rank takes
 _ORIGIN = "the Modelfile"

@@ -20,6 +20,16 @@ def is_adapter_folder(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """True where a tokenizer lies in the folder, as our exports have one."""
+    return (folder / "tokenizer_config.json").is_file()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The configuration of the adapter in a PEFT folder as it is written, of a method that PEFT may not know."""
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
 def read_adapter_config(folder: Path, key: str = "adapter") -> PeftConfig:
     """The configuration of the adapter in a PEFT folder; `key` is the one that errors name.
 

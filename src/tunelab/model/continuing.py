@@ -11,6 +11,7 @@ from tunelab.embedded import locate
 from tunelab.errors import ModelError
 from tunelab.model.adapter_folder import (
     added_tokens,
+    has_tokenizer,
     is_adapter_folder,
     read_adapter_config,
     read_shapes,
@@ -19,6 +20,7 @@ from tunelab.model.adapter_folder import (
 from tunelab.model.initializing import changes_the_base, initialization
 from tunelab.model.matching import check_adapter, check_vocabulary
 from tunelab.model.new_tokens import new_token_ids
+from tunelab.model.origin import read_origin, require_same_quantization
 from tunelab.model.tokenizer import load_saved_tokenizer, load_tokenizer
 from tunelab.model.tuning import refuse_unsupported
 
@@ -66,10 +68,11 @@ def check_continued(folder: Path, adapter: PeftConfig, base: ModelConfig) -> lis
     Raises:
         ModelError: a weight has another name or shape than it would have here, or the tokens are others.
     """
+    require_same_quantization([folder], [read_origin(folder)], base)
     tokenizer = load_tokenizer(base)
     _require_same_tokens(folder, adapter, base, tokenizer)
-    if (folder / "tokenizer_config.json").is_file():
-        check_vocabulary(load_saved_tokenizer(folder), tokenizer, folder, KEY)
+    if has_tokenizer(folder):
+        check_vocabulary(load_saved_tokenizer(folder, base.trust_remote_code, KEY), tokenizer, folder, KEY)
     check_adapter(folder, base, other_base=True, key=KEY)
     named = str(adapter.base_model_name_or_path)
     if named in (base.path, locate(base.path)):

@@ -90,6 +90,11 @@ def refuse_code(path: str, error: BaseException | None = None) -> None:
         ) from error
 
 
+def is_hub_name(path: str) -> bool:
+    """Whether a base model is named as on the hub: `<owner>/<name>`, or a name alone, and no folder."""
+    return not (_looks_like_folder(path) or Path(path).is_dir())
+
+
 def _looks_like_folder(path: str) -> bool:
     return path.startswith((PREFIX, "/", ".", "~")) or path.count("/") > 1 or path.endswith("/")
 

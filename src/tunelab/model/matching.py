@@ -44,7 +44,7 @@ def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key
     missing = expected.keys() - given.keys()
     if missing:
         raise ModelError(
-            f"adapter: {str(folder)!r} is incomplete: {len(missing)} of its weights are missing, first {min(missing)}; "
+            f"{key}: {str(folder)!r} is incomplete: {len(missing)} of its weights are missing, first {min(missing)}; "
             "export it again."
         )
     return config

@@ -50,8 +50,10 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that an export holds, chat template included.
+def load_saved_tokenizer(
+    folder: Path, trust_remote_code: bool = False, key: str = "adapter"
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that an export holds, chat template included; `key` is the one that errors name.
 
     Raises:
         ModelError: its files cannot be read.
@@ -60,7 +62,7 @@ def load_saved_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTr
         loaded = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(
-            f"adapter: no usable tokenizer in {str(folder)!r} ({first_line(error)}); export it again."
+            f"{key}: no usable tokenizer in {str(folder)!r} ({first_line(error)}); export it again."
         ) from error
     return cast(PreTrainedTokenizerBase, loaded)
 

@@ -4,7 +4,6 @@ The model itself is called, not PEFT's wrapper: it takes positions of its own, a
 each row, and hidden states instead of logits. That both compute the same is a test.
 """
 
-from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -107,7 +106,7 @@ def with_own_tokenizer(node: Mapping[str, Any], model: ModelConfig) -> Mapping[s
         return node
     source = resolve_model(model.path, model.revision)
     options = {} if Path(source).is_dir() else {"revision": model.revision}
-    return ChainMap({"tokenizer_name_or_path": source, "tokenizer_kwargs": options}, cast(Any, node))
+    return cast(Any, node) | {"tokenizer_name_or_path": source, "tokenizer_kwargs": options}
 
 
 def num_virtual_tokens(adapter: PeftConfig | torch.nn.Module | None) -> int:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tunelab import atomic
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import RatingsConfig, ReviewConfig
+from tunelab.config import RatingsConfig, ReviewConfig, mark_read
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.evaluation.preferences import Preference
@@ -31,6 +31,8 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
     """
     source, models, examples = open_predictions(config)
     page = comparison_page(" and ".join(models), models, examples, config.max_examples)
+    if config.sheet and len(models) == 2:
+        mark_read(config, "num_items", "seed")  # also where nothing differs
     differ = not all(example.are_alike for example in examples)
     has_sheet = config.sheet and len(models) == 2 and differ
     key, items = make_sheet(models, examples, config.num_items, config.seed) if has_sheet else (None, [])

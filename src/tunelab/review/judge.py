@@ -1,5 +1,6 @@
 """`tunelab judge`: a model compares the completions of two others, in both orders, and what it says is counted."""
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from tunelab import atomic
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import JudgeConfig
+from tunelab.config import JudgeConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.evaluation.preferences import Preference, preference
@@ -22,7 +23,12 @@ from tunelab.evaluation.statistics import Interval, wilson_interval
 from tunelab.review.judge_client import Answered, JudgeClient
 from tunelab.review.judge_prompts import Reply, judge_messages, read_reply
 from tunelab.review.predictions import Reviewed, open_predictions
+from tunelab.run import RunFolder
 from tunelab.terminal import RunConsole
+
+SETTINGS = "settings.json"
+# What makes two questions different; the other keys say how and how often to ask.
+ASKED = ("base_url", "model", "criteria", "show_reference", "max_tokens", "temperature")
 
 
 class Judgement(StrEnum):
@@ -85,10 +91,10 @@ def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
         )
     if config.num_examples is not None and config.num_examples < len(examples):
         examples = random.Random(config.seed).sample(examples, config.num_examples)
-    folder = Path(config.to) if config.to else source / "judge"
-    folder.mkdir(parents=True, exist_ok=True)
-    client = JudgeClient(config, folder / "replies.jsonl")
+    mark_read(config, *ASKED)  # when the first question is put together
     refuse_unread_keys(config, overrides)
+    folder = _folder(config, source, models)
+    client = JudgeClient(config, folder / "replies.jsonl")
     console = RunConsole()
     different = [example for example in examples if not example.are_alike]
     with console.status(f"asking {printable(config.model)} about {len(different):,} examples"):
@@ -99,6 +105,22 @@ def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
     atomic.write_json(folder / "judge.json", report.to_dict())
     _show(console, report)
     console.print(f"judgements   {folder}", soft_wrap=True)
+
+
+def _folder(config: JudgeConfig, source: Path, models: Sequence[str]) -> Path:
+    """Where what is asked is kept: judge, judge-2, … beside the predictions, the one that has asked the same before."""
+    plain = to_plain(config)
+    settings = {name: plain[name] for name in (*ASKED, "split", "predictions")} | {"models": list(models)}
+    numbered = (source / (f"judge-{number}" if number > 1 else "judge") for number in itertools.count(1))
+    for place in [Path(config.to)] if config.to else numbered:
+        kept = RunFolder(place).read_json(SETTINGS)
+        if kept in ({}, settings):
+            place.mkdir(parents=True, exist_ok=True)
+            atomic.write_json(place / SETTINGS, settings)
+            return place
+    raise ConfigError(
+        f"to: {config.to!r} holds what another judge, or other models, were asked; set to=<another folder>."
+    )
 
 
 def summarise(judged: Sequence[Judged], models: tuple[str, str], judge: str, num_examples: int) -> JudgeReport:
@@ -128,7 +150,7 @@ def summarise(judged: Sequence[Judged], models: tuple[str, str], judge: str, num
     )
 
 
-def combine(forward: Reply, backward: Reply) -> Judgement:
+def verdict_of_both(forward: Reply, backward: Reply) -> Judgement:
     """The verdict on the second model: `forward` is the reply with it in second place, `backward` in first."""
     if Reply.NONE in (forward, backward):
         return Judgement.UNJUDGED
@@ -149,10 +171,11 @@ def _judge_all(
 
 
 def _judged(example: Reviewed, models: tuple[str, str], answers: Sequence[Answered]) -> Judged:
-    forward, backward = (Reply.NONE if each.is_refusal else read_reply(each.text) for each in answers)
+    readable = [each for each in answers if not (each.is_refusal or each.is_cut)]
+    forward, backward = (read_reply(each.text) if each in readable else Reply.NONE for each in answers)
     before, after = (len(example.written[model].completion) for model in models)
     refused = any(each.is_refusal for each in answers)
-    return Judged(example.id, combine(forward, backward), (forward, backward), refused, after - before)
+    return Judged(example.id, verdict_of_both(forward, backward), (forward, backward), refused, after - before)
 
 
 def _disagree(judged: Judged) -> bool:

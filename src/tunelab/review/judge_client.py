@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ _BACKOFF_SECONDS = 0.5  # before the second retry, then twice as long each time;
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A reply. `is_refusal`: the model or its server declined to answer."""
+    """A reply. `is_refusal`: the model or its server declined; `is_cut`: it ended at `max_tokens`, not by itself."""
 
     text: str
     is_refusal: bool = False
+    is_cut: bool = False
 
 
 class JudgeClient:
@@ -76,13 +77,12 @@ class JudgeClient:
         return {"model": config.model, "messages": list(messages), **sampling}
 
     def _key(self, messages: Messages) -> str:
-        text = json.dumps(self._body(messages), sort_keys=True)
+        text = json.dumps([self._config.base_url, self._body(messages)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def _keep(self, key: str, answer: Answered) -> None:
         self._known[key] = answer
-        line = {"key": key, "reply": answer.text, "is_refusal": answer.is_refusal}
-        atomic.append_line(self._path, json.dumps(line))
+        atomic.append_line(self._path, json.dumps({"key": key, **asdict(answer)}))
 
     def _ask(self, messages: Messages) -> Answered:
         config = self._config
@@ -118,7 +118,8 @@ def _read(response: requests.Response, config: JudgeConfig) -> Answered:
         refusal, text = message.get("refusal"), message.get("content") or ""
         if not isinstance(text, str):
             raise TypeError(type(text))
-        return Answered(str(refusal or text), bool(refusal) or choice.get("finish_reason") == "content_filter")
+        reason = choice.get("finish_reason")
+        return Answered(str(refusal or text), bool(refusal) or reason == "content_filter", reason == "length")
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise TunelabError(
             f"base_url: expected a reply of the OpenAI chat completions interface, found "
@@ -134,7 +135,7 @@ def _read_replies(path: Path) -> dict[str, Answered]:
     for number, line in enumerate(lines, start=1):
         try:
             fields = json.loads(line)
-            found[fields["key"]] = Answered(str(fields["reply"]), bool(fields["is_refusal"]))
+            found[fields["key"]] = Answered(fields["text"], fields["is_refusal"], fields["is_cut"])
         except (ValueError, TypeError, KeyError) as error:
             if number < len(lines) - 1:
                 raise DataError(f"{path}:{number}: expected a kept reply, found a damaged line; delete it.") from error

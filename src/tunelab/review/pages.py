@@ -9,9 +9,7 @@ from importlib import resources
 from tunelab.evaluation.metrics import REGISTRY
 from tunelab.html import page_environment, script
 from tunelab.review.marking import Mark, Pieces, mark_differences
-from tunelab.review.predictions import Reviewed
-
-MAX_CHARACTERS = 20_000  # of one text
+from tunelab.review.predictions import MAX_CHARACTERS, Reviewed
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from typing import Any
 from tunelab.config import PredictionsConfig, Split
 from tunelab.errors import ConfigError, DataError
 
+MAX_CHARACTERS = 20_000  # of one text, where people see it
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -69,9 +71,12 @@ def read_predictions(paths: Sequence[Path]) -> tuple[list[str], list[Reviewed]]:
     models: dict[str, dict[_Key, tuple[Reviewed, Written]]] = {}
     for path in paths:
         for name, found in _read(path).items():
-            if name in models and not _say_the_same(models[name], found):
-                name = f"{path.parent.name}/{name}"
-            models[name] = found
+            parents = path.absolute().parent.parts[1:]
+            names = [name, *("/".join((*parents[-depth:], name)) for depth in range(1, len(parents) + 1))]
+            free = next((each for each in names if each not in models or _say_the_same(models[each], found)), None)
+            if free is None:
+                raise DataError(f"{path}: expected each file once, found it twice; remove one from predictions.")
+            models[free] = found
     where = ", ".join(str(path) for path in paths)
     if len(models) < 2:
         raise DataError(
@@ -104,13 +109,13 @@ def _read(path: Path) -> dict[str, dict[_Key, tuple[Reviewed, Written]]]:
 
 def _lines(path: Path) -> Iterator[tuple[str, Reviewed, Written]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 ends no line of JSON
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: expected the predictions of an evaluation, found none that can be read; evaluate the run with "
             "evaluation.generate=true, or name the file: predictions=[<file>]."
         ) from error
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
         try:
             fields = json.loads(line)
             written = Written(str(fields["completion"]), bool(fields["finished"]), _scores(fields.get("scores")))

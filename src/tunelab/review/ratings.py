@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from tunelab.errors import DataError
 from tunelab.evaluation.preferences import Preference, krippendorff_alpha, preference
 from tunelab.evaluation.statistics import Interval, wilson_interval
-from tunelab.review.sheets import COLUMNS, Choice, KeyItem, SheetKey
+from tunelab.review.sheets import COLUMNS, KeyItem, Pick, SheetKey
 
 _DELIMITERS = (",", ";", "\t")  # which one a spreadsheet program writes depends on the country
 
@@ -23,7 +23,7 @@ class Rating:
 
     rater: str
     item: str
-    choice: Choice
+    choice: Pick
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class RatingsReport:
     """What all ratings say together. `preference` is of the second model of `models` against the first.
 
     An item with several ratings counts once, for the model that more raters chose, or as a tie; examples for which both
-    models wrote the same are ties too. `agreement`: Krippendorff's alpha; `share_agreed`: pairs of ratings of one item
-    that are equal. `left_rate`: how often the left side was chosen of those that are no ties, with its interval; far
-    from half means that places, not answers, were rated.
+    models wrote the same are ties too, as many as belong to the items that were rated. `agreement`: Krippendorff's
+    alpha; `share_agreed`: pairs of ratings of one item that are equal. `left_rate`: how often the left side was chosen
+    of those that are no ties, with its interval; far from half means that places, not answers, were rated.
     """
 
     models: tuple[str, str]
@@ -74,16 +74,18 @@ def read_key(path: Path) -> SheetKey:
 def read_ratings(paths: Sequence[Path], key: SheetKey) -> list[Rating]:
     """The ratings of all `paths`; rows without a choice are passed over.
 
-    A rater without a name is named after the file.
+    A rater without a name is named after the file, with its folder where two files have one name.
 
     Raises:
         DataError: a file cannot be read, is of another sheet, or holds an unknown item or choice, or two different
             choices of one rater for one item.
     """
     found: dict[tuple[str, str], Rating] = {}
+    stems = Counter(path.stem for path in paths)
     for path in paths:
+        nameless = path.stem if stems[path.stem] == 1 else str(path)  # sheet.csv comes back under its own name
         for number, row in _rows(path):
-            rating = _rating(row, key, path, number)
+            rating = _rating(row | {"rater": row["rater"] or nameless}, key, path, number)
             if rating is None:
                 continue
             place = (rating.rater, rating.item)
@@ -107,16 +109,16 @@ def summarise(ratings: Sequence[Rating], key: SheetKey) -> RatingsReport:
     signs = defaultdict[str, int](int)
     for rating in ratings:
         signs[rating.item] += _sign(rating, key)
-    sides = [rating.choice for rating in ratings if rating.choice is not Choice.TIE]
-    num_left = sides.count(Choice.LEFT)
+    sides = [rating.choice for rating in ratings if rating.choice is not Pick.TIE]
+    num_left = sides.count(Pick.LEFT)
     return RatingsReport(
         models=key.models,
         raters={rater: len(found) for rater, found in by_rater.items()},
         num_rated=len(by_item),
         num_unrated=len(key.items) - len(by_item),
         num_alike=key.num_alike,
-        preference=_preference(list(signs.values()), key.num_alike),
-        by_rater={rater: _preference(found, key.num_alike) for rater, found in by_rater.items()},
+        preference=_preference(list(signs.values()), key),
+        by_rater={rater: _preference(found, key) for rater, found in by_rater.items()},
         agreement=krippendorff_alpha(list(by_item.values())),
         share_agreed=_share_agreed([list(each.values()) for each in by_item.values()]),
         left_rate=num_left / len(sides) if sides else None,
@@ -126,14 +128,16 @@ def summarise(ratings: Sequence[Rating], key: SheetKey) -> RatingsReport:
 
 def _sign(rating: Rating, key: SheetKey) -> int:
     """1 where the second model was chosen, -1 where the first was, 0 for a tie."""
-    if rating.choice is Choice.TIE:
+    if rating.choice is Pick.TIE:
         return 0
     item = key.items[rating.item]
-    return 1 if (item.left if rating.choice is Choice.LEFT else item.right) == key.models[1] else -1
+    return 1 if (item.left if rating.choice is Pick.LEFT else item.right) == key.models[1] else -1
 
 
-def _preference(signs: Sequence[int], num_alike: int) -> Preference:
+def _preference(signs: Sequence[int], key: SheetKey) -> Preference:
+    """Of the items that were rated, with the share of those alike that belongs to them."""
     wins, losses = sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
+    num_alike = round(key.num_alike * len(signs) / len(key.items))
     return preference(wins, losses, len(signs) - wins - losses + num_alike)
 
 
@@ -149,15 +153,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise DataError(f"sheets: expected a CSV file in UTF-8, found none in {str(path)!r}; save it so.") from error
     header = text.partition("\n")[0]
     delimiter = max(_DELIMITERS, key=header.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     missing = [name for name in COLUMNS[:3] if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(
             f"{path}: expected the columns {', '.join(COLUMNS)}, found no {missing[0]!r}; fill in the sheet that "
             "`tunelab review` wrote."
         )
-    for row in reader:
-        yield reader.line_num, {name: (row.get(name) or "").strip() for name in COLUMNS}
+    try:
+        for row in reader:
+            yield reader.line_num, {name: (row.get(name) or "").strip() for name in COLUMNS}
+    except csv.Error as error:
+        raise DataError(
+            f"{path}:{reader.line_num}: expected a row of CSV, found another ({error}); mend it."
+        ) from error
 
 
 def _rating(row: dict[str, str], key: SheetKey, path: Path, number: int) -> Rating | None:
@@ -173,9 +182,9 @@ def _rating(row: dict[str, str], key: SheetKey, path: Path, number: int) -> Rati
     if item is None:
         raise DataError(f"{path}:{number}: expected an item of the sheet, found {row['item']!r}; put the number back.")
     try:
-        choice = Choice(row["choice"].lower())
+        choice = Pick(row["choice"].lower())
     except ValueError as error:
         raise DataError(
-            f"{path}:{number}: expected {', '.join(Choice)} or nothing as choice, found {row['choice']!r}; mend it."
+            f"{path}:{number}: expected {', '.join(Pick)} or nothing as choice, found {row['choice']!r}; mend it."
         ) from error
-    return Rating(row["rater"] or path.stem, item, choice)
+    return Rating(row["rater"], item, choice)

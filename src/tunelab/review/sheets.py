@@ -11,16 +11,15 @@ from enum import StrEnum
 from importlib import resources
 from typing import Any
 
-from tunelab.escaping import printable
+from tunelab.escaping import printable, shorten
 from tunelab.html import page_environment, script
-from tunelab.review.predictions import Reviewed
+from tunelab.review.predictions import MAX_CHARACTERS, Reviewed
 
 COLUMNS = ("sheet", "item", "choice", "comment", "rater")
-_MAX_CHARACTERS = 20_000  # of one text
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-class Choice(StrEnum):
+class Pick(StrEnum):
     """What a rater says of an item."""
 
     LEFT = "left"
@@ -119,13 +118,13 @@ def sheet_csv(key: SheetKey, items: Sequence[SheetItem]) -> str:
 def sheet_page(key: SheetKey, items: Sequence[SheetItem]) -> str:
     """The sheet as one HTML page that keeps the choices in the browser and saves them as a CSV file."""
     element, policy = script(resources.files("tunelab.review").joinpath("html/sheet.js").read_text("utf-8"))
-    template = page_environment("tunelab.review", _MAX_CHARACTERS).get_template("sheet.html.jinja")
-    return template.render(sheet=key.sheet, items=items, choices=list(Choice), script=element, policy=policy)
+    template = page_environment("tunelab.review", MAX_CHARACTERS).get_template("sheet.html.jinja")
+    return template.render(sheet=key.sheet, items=items, choices=list(Pick), script=element, policy=policy)
 
 
 def _cell(text: str) -> str:
     """No cell is a formula: behind an apostrophe a spreadsheet program shows text (OWASP, CSV injection)."""
-    shown = printable(text, keep="\n\t")
+    shown = printable(shorten(text, MAX_CHARACTERS), keep="\n\t")
     return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
 
 
