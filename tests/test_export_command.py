@@ -184,8 +184,8 @@ def test_it_goes_on_those_quantised_weights_only(exported, loftq_run, model_fold
         exported(model=model, adapters=[str(folder), str(plain)], to=tmp_path / "no")
 
 
-def test_it_is_trained_on_those_quantised_weights_only(loftq_run, model_folder):
-    folder = loftq_run / "adapter"
+def test_it_is_trained_on_those_quantised_weights_only(exported, loftq_run, model_folder):
+    folder = exported(loftq_run)
     config = continued_config(folder)
     with pytest.raises(ModelError, match=r"set model\.quantization=nf4 model\.double_quantization=true\.$"):
         check_continued(folder, config, ModelConfig(path=str(model_folder)))

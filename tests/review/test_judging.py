@@ -41,6 +41,7 @@ class Server:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.handle_error = lambda *_: None  # a client that did not wait
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
@@ -70,7 +71,7 @@ def write(folder, pairs):
 
 
 def config(folder, server, **changes):
-    return JudgeConfig(**{"run": str(folder), "base_url": server.url, "model": "judge-1", **changes})
+    return JudgeConfig(**{"run": str(folder), "base_url": server.url, "judge": "judge-1", **changes})
 
 
 def found(folder):
@@ -236,7 +237,7 @@ def test_every_key_can_be_typed(server, tmp_path, monkeypatch, capfd):
     write(tmp_path, [("a", "b")])
     keys = ["criteria=short", "show_reference=false", "max_tokens=77", "temperature=0.5", "timeout_seconds=9", "seed=1"]
     keys += ["num_retries=1", "num_parallel=2", "num_examples=5", "models=[tuned,base]", "api_key_env=NONE"]
-    line = [f"run={tmp_path}", f"base_url={server.url}", "model=m", f"to={tmp_path / 'to'}", *keys]
+    line = [f"run={tmp_path}", f"base_url={server.url}", "judge=m", f"to={tmp_path / 'to'}", *keys]
     monkeypatch.setattr("sys.argv", ["tunelab", "judge", *line])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     cli.main()
@@ -251,13 +252,13 @@ def test_every_key_can_be_typed(server, tmp_path, monkeypatch, capfd):
 def test_what_another_judge_said_is_another_folder(server, tmp_path):
     write(tmp_path, [("a", "b")])
     judge(config(tmp_path, server), ())
-    judge(config(tmp_path, server, model="judge-2"), ())
+    judge(config(tmp_path, server, judge="judge-2"), ())
     judge(config(tmp_path, server, base_url=server.url.replace("127.0.0.1", "localhost")), ())
     judge(config(tmp_path, server, num_parallel=1), ())
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["judge", "judge-2", "judge-3"]
     assert len(server.requests) == 6
     with pytest.raises(ConfigError, match=r"^to: .* holds what another judge"):
-        judge(config(tmp_path, server, model="judge-2", to=str(tmp_path / "judge")), ())
+        judge(config(tmp_path, server, judge="judge-2", to=str(tmp_path / "judge")), ())
 
 
 def test_a_draw_and_three_models(server, tmp_path):

@@ -11,7 +11,7 @@ class JudgeConfig(PredictionsConfig):
     """What `tunelab judge` asks, of a model behind an OpenAI-compatible address."""
 
     base_url: str = MISSING  # http://localhost:8000/v1, say
-    model: str = MISSING  # as the server calls it
+    judge: str = MISSING  # the model that judges, as the server calls it
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; unset: none is sent
     criteria: str | None = None  # what makes an answer better, in words; null: correct, complete, to the point
     show_reference: bool = True  # show the judge the reference answer too

@@ -27,8 +27,8 @@ from tunelab.run import RunFolder
 from tunelab.terminal import RunConsole
 
 SETTINGS = "settings.json"
-# What makes two questions different; the other keys say how and how often to ask.
-ASKED = ("base_url", "model", "criteria", "show_reference", "max_tokens", "temperature")
+ASKED = ("base_url", "judge", "criteria", "show_reference", "max_tokens", "temperature")  # what makes a question
+HOW = ("to", "api_key_env", "num_parallel", "timeout_seconds", "num_retries")
 
 
 class Judgement(StrEnum):
@@ -89,17 +89,17 @@ def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
         raise ConfigError(
             f"models: expected two models to compare, found {', '.join(models)}; set models=[<first>,<second>]."
         )
-    if config.num_examples is not None and config.num_examples < len(examples):
-        examples = random.Random(config.seed).sample(examples, config.num_examples)
-    mark_read(config, *ASKED)  # when the first question is put together
+    if config.num_examples is not None:
+        examples = random.Random(config.seed).sample(examples, min(config.num_examples, len(examples)))
+    mark_read(config, *ASKED, *HOW)  # with the first question
     refuse_unread_keys(config, overrides)
     folder = _folder(config, source, models)
     client = JudgeClient(config, folder / "replies.jsonl")
     console = RunConsole()
     different = [example for example in examples if not example.are_alike]
-    with console.status(f"asking {printable(config.model)} about {len(different):,} examples"):
+    with console.status(f"asking {printable(config.judge)} about {len(different):,} examples"):
         judged = _judge_all(config, client, (models[0], models[1]), different)
-    report = summarise(judged, (models[0], models[1]), config.model, len(examples))
+    report = summarise(judged, (models[0], models[1]), config.judge, len(examples))
     lines = [json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in judged]
     atomic.write_text(folder / "judgements.jsonl", "".join(lines))
     atomic.write_json(folder / "judge.json", report.to_dict())

@@ -74,7 +74,7 @@ class JudgeClient:
     def _body(self, messages: Messages) -> dict[str, Any]:
         config = self._config
         sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens}
-        return {"model": config.model, "messages": list(messages), **sampling}
+        return {"model": config.judge, "messages": list(messages), **sampling}
 
     def _key(self, messages: Messages) -> str:
         text = json.dumps([self._config.base_url, self._body(messages)], sort_keys=True)
@@ -109,8 +109,8 @@ def _read(response: requests.Response, config: JudgeConfig) -> Answered:
         if "content_filter" in response.text:
             return Answered(response.text, is_refusal=True)
         raise TunelabError(
-            f"base_url, model: expected an answer of {config.model!r}, found HTTP {response.status_code} "
-            f"({' '.join(response.text.split())[:200]}); mend base_url or model, and type the same again."
+            f"base_url, judge: expected an answer of {config.judge!r}, found HTTP {response.status_code} "
+            f"({' '.join(response.text.split())[:200]}); mend base_url or judge, and type the same again."
         )
     try:
         choice = response.json()["choices"][0]
