@@ -1,7 +1,7 @@
 """The metrics: each is a function of one answer; importing this package registers them, in the order of the table."""
 
 from tunelab.evaluation.metrics import matching  # noqa: I001 (the order of the rows)
-from tunelab.evaluation.metrics import fields, overlap, translation, writing
+from tunelab.evaluation.metrics import fields, overlap, translation, refusals, writing
 from tunelab.evaluation.metrics import calibration, choices, copying
 from tunelab.evaluation.metrics.registry import (
     REGEX,
@@ -33,6 +33,7 @@ __all__ = [
     "fields",
     "matching",
     "overlap",
+    "refusals",
     "translation",
     "writing",
 ]
