@@ -50,6 +50,7 @@ from tunelab.training.launcher import join_processes, process_rank
 from tunelab.training.loggers import Loggers, log_result, log_samples
 from tunelab.training.module import MEASURED, CausalLMModule, StepSettings
 from tunelab.training.objective import has_plain_head
+from tunelab.training.overfitting import read_overfitting
 from tunelab.training.trainer import build_trainer
 
 
@@ -181,6 +182,11 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         )
     if plan.val_every_steps is None:
         return None
+    overfitting = read_overfitting(folder.path / "metrics.jsonl") if session.is_main else None
+    if overfitting is not None:
+        folder.summary.facts["overfitting"] = overfitting.to_dict()
+        if warning := overfitting.warning():
+            session.console.print(warning)
     best = read_checkpoint(folder.checkpoints / BEST)
     module.load_state_dict(best.get(MEASURED, best["state_dict"]), strict=False)
     return checkpoint.best_step

@@ -225,6 +225,8 @@ def test_early_stopping_stops_and_keeps_the_best(run: Runner):
     assert summary["status"] == "finished"
     assert rows[-1]["step"] < 30
     assert summary["best_step"] == min(measured)[1] == measured[-2][1]
+    assert summary["overfitting"]["last_val_loss"] == measured[-1][0]
+    assert "overfitting after step" in (folder.path / "run.log").read_text(encoding="utf-8")
     assert measured[-1][0] >= measured[-2][0]
     text = (folder.path / "run.log").read_text(encoding="utf-8")
     assert f"stopped early at step {rows[-1]['step']} of 30" in text
