@@ -101,10 +101,16 @@ def compose_config() -> Callable[..., Any]:
 
     from tunelab.compose import prepare_arguments, to_config
 
+    store = ConfigStore.instance()
+    hydras_own, stores = store.repo, {}
+    for schema in (RunConfig, EvaluateConfig):  # apart: each composition copies all of the store
+        store.repo = dict(hydras_own)
+        store.store(name="evaluate_schema" if schema is EvaluateConfig else "run_schema", node=schema)
+        stores[schema] = store.repo
+
     def composed(*overrides: str, command: str = "train", folder: Path = REPOSITORY / "conf") -> Any:
-        ConfigStore.instance().store(name="run_schema", node=RunConfig)
-        ConfigStore.instance().store(name="evaluate_schema", node=EvaluateConfig)
         schema = SCHEMAS.get(command, RunConfig)
+        store.repo = stores[schema]
         with initialize_config_dir(str(folder), version_base="1.3"):
             node = compose(command, overrides=prepare_arguments(list(overrides), schema))
         return to_config(node, schema)

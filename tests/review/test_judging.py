@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 from tunelab import cli
 from tunelab.config import JudgeConfig
@@ -240,6 +241,7 @@ def test_every_key_can_be_typed(server, tmp_path, monkeypatch, capfd):
     line = [f"run={tmp_path}", f"base_url={server.url}", "judge=m", f"to={tmp_path / 'to'}", *keys]
     monkeypatch.setattr("sys.argv", ["tunelab", "judge", *line])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     cli.main()
     body = server.requests[0][2]
     assert {name: body[name] for name in ("model", "max_tokens", "temperature")} == {
