@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from tunelab.compose import Invocation, command, load_config
+from tunelab.compose import Invocation, command, open_run
 from tunelab.config import (
     ChatConfig,
     ExportConfig,
@@ -35,10 +35,8 @@ def prepare(config: PrepareConfig, invocation: Invocation) -> None:
 def export(config: ExportConfig, invocation: Invocation) -> None:
     """Write what was trained as other programs read it."""
     from tunelab.export.exporting import export
-    from tunelab.run import open_run_folder
 
-    folder = open_run_folder(config.run) if config.run else None
-    run = load_config(folder.path / "config.yaml") if folder else None
+    run, folder = open_run(config.run)
     export(config, run, folder, invocation.overrides)
 
 
@@ -46,10 +44,8 @@ def export(config: ExportConfig, invocation: Invocation) -> None:
 def chat(config: ChatConfig, invocation: Invocation) -> None:
     """Talk to the base model and to what was trained."""
     from tunelab.chat.conversing import chat
-    from tunelab.run import open_run_folder
 
-    folder = open_run_folder(config.run) if config.run else None
-    run = load_config(folder.path / "config.yaml") if folder else None
+    run, folder = open_run(config.run)
     chat(config, run, folder, invocation.overrides)
 
 

@@ -20,14 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab.config import (
-    ChatConfig,
-    EvaluateConfig,
-    ExportConfig,
-    InspectConfig,
-    JudgeConfig,
-    PrepareConfig,
-    RatingsConfig,
-    ReviewConfig,
     RunConfig,
     Section,
     forget_reads,
@@ -37,19 +29,10 @@ from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, s
 from tunelab.process import interruptible, mend_streams
 from tunelab.suggesting import explain_unknown_key
 
-ConfigT = TypeVar("ConfigT", bound=Section)
-SCHEMAS: dict[str, type[Section]] = {
-    "run_schema": RunConfig,
-    "evaluate_schema": EvaluateConfig,
-    "inspect_schema": InspectConfig,
-    "prepare_schema": PrepareConfig,
-    "export_schema": ExportConfig,
-    "chat_schema": ChatConfig,
-    "review_schema": ReviewConfig,
-    "ratings_schema": RatingsConfig,
-    "judge_schema": JudgeConfig,
-}
+if typing.TYPE_CHECKING:
+    from tunelab.run import RunFolder
 
+ConfigT = TypeVar("ConfigT", bound=Section)
 # Written on top of every saved config so that `--config-path <run folder> --config-name config` type-checks it again.
 SAVED_HEADER = """\
 defaults:
@@ -74,35 +57,34 @@ class Invocation:
 
 def command(
     config_name: str, schema: type[ConfigT]
-) -> Callable[[Callable[[ConfigT, Invocation], float | None]], Callable[[], None]]:
+) -> Callable[[Callable[[ConfigT, Invocation], None]], Callable[[], None]]:
     """Make a Hydra command of a function of (config, invocation).
 
     Errors a user can mend are printed as one sentence and end the process with exit code 1, in a sweep after its
     other jobs.
     """
 
-    def decorate(task: Callable[[ConfigT, Invocation], float | None]) -> Callable[[], None]:
+    def decorate(task: Callable[[ConfigT, Invocation], None]) -> Callable[[], None]:
         composed = failed = False
 
-        def on_composed(node: DictConfig) -> float | None:
+        def on_composed(node: DictConfig) -> None:
             nonlocal composed, failed
             composed = True
             invocation = _invocation()
             try:
-                return task(to_config(node, schema), invocation)
+                task(to_config(node, schema), invocation)
             except TunelabError as error:
                 if invocation.sweep_dir is None:
                     _exit(str(error))
                 failed = True  # the sweep goes on with its other jobs
                 print(f"error: {' '.join(invocation.overrides)}: {error}", file=sys.stderr)
-                return None
 
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # raise instead of printing: the sentence is ours to write
             mend_streams()
-            for name, node in SCHEMAS.items():
-                if node is schema:  # no others: Hydra copies its whole store for every group of the help page
-                    ConfigStore.instance().store(name=name, node=node)
+            # This schema and no other: Hydra copies its whole store for every group of the help page.
+            name = f"{schema.__name__.removesuffix('Config').lower()}_schema"
+            ConfigStore.instance().store(name=name, node=schema)
             try:
                 sys.argv[1:] = prepare_arguments(sys.argv[1:], schema)
                 main = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)
@@ -178,6 +160,20 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: expected YAML, found a damaged file ({_in_one_line(error)}).") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
+
+
+def open_run(path: str | None) -> "tuple[RunConfig | None, RunFolder | None]":
+    """The configuration and the folder of an earlier run; two Nones where none is named.
+
+    Raises:
+        ConfigError: there is no run in it.
+    """
+    from tunelab.run import open_run_folder  # composing and help need none of what it needs
+
+    if path is None:
+        return None, None
+    folder = open_run_folder(path)
+    return load_config(folder.path / "config.yaml"), folder
 
 
 def dump_config(config: RunConfig) -> str:

@@ -1,4 +1,4 @@
-"""Finds the base model and data set that travel with the package (`embedded:<name>`)."""
+"""Finds the base model and the data sets that travel with the package (`embedded:<name>`)."""
 
 from pathlib import Path
 

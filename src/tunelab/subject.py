@@ -13,13 +13,13 @@ from tunelab.data.prompting import Prompter
 from tunelab.data.rendering import ChosenTemplate, decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
 from tunelab.errors import ModelError
-from tunelab.model.adapter import CausalLM, is_adapter_folder, load_adapter, ready_for_adapter, skip_input_casts
-from tunelab.model.adapter_folder import has_tokenizer
+from tunelab.model.adapter import CausalLM, load_adapter, ready_for_adapter, skip_input_casts
+from tunelab.model.adapter_folder import has_tokenizer, is_adapter_folder, read_adapter_config
 from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import completion_ends
 from tunelab.model.initializing import changes_the_base, initialization
 from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
-from tunelab.model.matching import check_adapter, check_vocabulary, read_adapter_config
+from tunelab.model.matching import check_adapter, check_vocabulary
 from tunelab.model.new_tokens import require_known_tokens
 from tunelab.model.origin import Origin, origin_of_run, read_origin, require_same_quantization, stored_as
 from tunelab.model.quantizing import FOUR_BITS, check_quantization, stored_method

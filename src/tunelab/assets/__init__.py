@@ -1,1 +1,1 @@
-"""The embedded base model `tiny` and data set `tickets`: a first run needs no network."""
+"""The embedded base model `tiny`, its task `tickets` and two sets to measure on: a first run needs no network."""

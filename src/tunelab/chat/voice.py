@@ -14,7 +14,7 @@ from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.generating import inference
 from tunelab.evaluation.streaming import make_chooser, stream
 from tunelab.model.adapter import CausalLM
-from tunelab.model.matching import read_adapter_config
+from tunelab.model.adapter_folder import read_adapter_config
 from tunelab.subject import Subject, check_loading, leaves_the_base, load_base, load_tuned
 from tunelab.training.trainer import autocast, resolve_device, resolve_precision
 

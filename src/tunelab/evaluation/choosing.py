@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 from tunelab.data.records import EvaluationExample, TokenizedExample
 from tunelab.evaluation.decoding import Request, left_padded
-from tunelab.evaluation.generating import causal_lm_of, dense_attention, inference, max_positions_of
+from tunelab.evaluation.generating import causal_lm_of, dense_attention, in_halves, inference, max_positions_of
 from tunelab.evaluation.metrics import Chosen
 from tunelab.model.virtual_tokens import num_virtual_tokens
 
@@ -83,7 +83,7 @@ def _by_shared_prompts(
     causal_lm = causal_lm_of(model)
     with inference(model), dense_attention(causal_lm):
         for batch in _batches(questions, batch_tokens):
-            found = _score_or_halve(model, causal_lm, [questions[place] for place in batch], pad)
+            found = in_halves(lambda part: _scores(model, causal_lm, part, pad), [questions[place] for place in batch])
             scores |= dict(zip(batch, found, strict=True))
     return [scores[place] for place in range(len(questions))]
 
@@ -100,19 +100,6 @@ def _batches(questions: Sequence[EvaluationExample], batch_tokens: int) -> Itera
         batch.append(place)
     if batch:
         yield batch
-
-
-def _score_or_halve(
-    model: torch.nn.Module, causal_lm: PreTrainedModel, batch: list[EvaluationExample], pad: int
-) -> list[list[float]]:
-    """Score a batch; where memory runs out, its halves."""
-    try:
-        return _scores(model, causal_lm, batch, pad)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-    return [scores for half in halves for scores in _score_or_halve(model, causal_lm, half, pad)]
 
 
 def _scores(model: Any, causal_lm: PreTrainedModel, batch: Sequence[EvaluationExample], pad: int) -> list[list[float]]:

@@ -1,8 +1,8 @@
 """Completions of many prompts at once: the same for every prompt whatever batch it is in."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -14,6 +14,9 @@ from tunelab.model.attention import VARLEN, attention_implementation, dense_impl
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens
 
 __all__ = ["Completion", "Sampling", "generate", "inference"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def generate(
@@ -50,7 +53,7 @@ def generate(
     completions: dict[int, Completion] = {}
     with inference(model), dense_attention(causal_lm):
         for batch in _batches(requests, room, batch_tokens, even=_needs_even_rows(model, causal_lm)):
-            decoded = _decode_or_halve(model, causal_lm, batch, decoding)
+            decoded = in_halves(lambda part: decode(model, causal_lm, part, decoding), batch)
             completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
     return [completions[index] for index in range(len(prompts))]
 
@@ -146,14 +149,12 @@ def _batches(requests: list[Request], room: int, batch_tokens: int, even: bool) 
         yield batch
 
 
-def _decode_or_halve(
-    model: torch.nn.Module, causal_lm: PreTrainedModel, batch: list[Request], decoding: Decoding
-) -> list[Completion]:
-    """Decode a batch; where memory runs out, its halves: a completion does not depend on its batch."""
+def in_halves(work: Callable[[list[T]], list[R]], batch: list[T]) -> list[R]:
+    """Do the work on a batch; where memory runs out, on its halves: what comes out of a row depends on no other."""
     try:
-        return decode(model, causal_lm, batch, decoding)
+        return work(batch)
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
     halves = batch[: len(batch) // 2], batch[len(batch) // 2 :]
-    return [done for half in halves for done in _decode_or_halve(model, causal_lm, half, decoding)]
+    return [done for half in halves for done in in_halves(work, half)]

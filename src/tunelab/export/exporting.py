@@ -18,11 +18,11 @@ from tunelab.errors import CheckpointError, ConfigError
 from tunelab.export.card import Card, method_without_adapter, read_method
 from tunelab.export.merge import Merging, merge_and_compare
 from tunelab.export.serving import Served, modelfile, serving_commands
-from tunelab.model.adapter_folder import read_settings
+from tunelab.model.adapter_folder import read_adapter_config, read_settings
 from tunelab.model.combining import Mixture, check_mixture, combine
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import load_unquantized
-from tunelab.model.matching import read_adapter_config, refuse_unmergeable
+from tunelab.model.matching import refuse_unmergeable
 from tunelab.model.origin import RECORD
 from tunelab.model.saving import export_model
 from tunelab.run import RunFolder, complete_folder

@@ -1,4 +1,4 @@
-"""The base model: tokenizer, loading, attention, adapter, export."""
+"""The base model: tokenizer, loading, attention, adapter, saving."""
 
 import logging
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Origin:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 def stored_as(model: ModelConfig, quantization: str | None, start: str = "") -> Origin:

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -49,10 +49,7 @@ class QuantizationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON can hold them."""
-        return {
-            **{name: getattr(self, name) for name in self.__slots__},
-            "kept": {k: [*v] for k, v in self.kept.items()},
-        }
+        return asdict(self)
 
 
 def check_quantization(architecture: Any, config: ModelConfig) -> str | None:

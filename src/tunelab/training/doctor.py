@@ -1,7 +1,7 @@
 """Checks, on this very model and data, the shortcuts that training takes; a shortcut that fails is not taken."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -30,10 +30,6 @@ class Check:
     tolerance: float
     reason: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON can hold them."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
 
 FRONTED = Check(holds=False, difference=None, tolerance=0.0, reason="virtual tokens stand in front of each example")
 
@@ -48,7 +44,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of doctor.json."""
-        return {name: getattr(self, name).to_dict() for name in self.__slots__}
+        return asdict(self)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tunelab.evaluation.metrics.matching import fits_json
 from tunelab.evaluation.metrics.registry import Answer, Sums, metric
 from tunelab.evaluation.scoring import PairCounts, field_scores, parse_object
 
@@ -13,11 +14,7 @@ def by_field(answers: Sequence[Answer]) -> dict[str, list[Sums | None]]:
     return {name: [None if each is None else _sums(each.get(name, PairCounts())) for each in counts] for name in named}
 
 
-def _fits(references: Sequence[str]) -> bool:
-    return any(parse_object(reference) is not None for reference in references)
-
-
-@metric("field F1 (micro)", needs="a JSON object with fields as its reference", fits=_fits, breakdown=by_field)
+@metric("field F1 (micro)", needs="a JSON object with fields as its reference", fits=fits_json, breakdown=by_field)
 def field_f1(answer: Answer) -> Sums | None:
     """2 x matched over predicted + expected (field, value) pairs, counted over all examples and divided once."""
     fields = field_scores(answer.completion, answer.reference)

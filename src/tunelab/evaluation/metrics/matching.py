@@ -41,11 +41,13 @@ def is_text(reference: str) -> bool:
     return bool(reference.strip()) and ANSWER_MARK not in reference and parse_object(reference) is None
 
 
-def _fits_text(references: Sequence[str]) -> bool:
+def fits_text(references: Sequence[str]) -> bool:
+    """Whether any reference is plain text."""
     return any(is_text(reference) for reference in references)
 
 
-def _fits_json(references: Sequence[str]) -> bool:
+def fits_json(references: Sequence[str]) -> bool:
+    """Whether any reference is a JSON object."""
     return any(parse_object(reference) is not None for reference in references)
 
 
@@ -66,7 +68,7 @@ def exact_match(answer: Answer) -> bool:
     return is_exact_match(answer.completion, answer.reference)
 
 
-@metric("normalized match", is_rate=True, fits=_fits_text, vote=normalise_answer)
+@metric("normalized match", is_rate=True, fits=fits_text, vote=normalise_answer)
 def normalized_exact_match(answer: Answer) -> bool:
     """The same text after SQuAD's normalisation (Rajpurkar et al. 2016)."""
     return normalise_answer(answer.completion) == normalise_answer(answer.reference)
@@ -91,7 +93,7 @@ def regex_match(answer: Answer, pattern: re.Pattern[str]) -> bool:
     return found is not None and found == (answer.reference.strip() if expected is None else expected)
 
 
-@metric("valid JSON", is_rate=True, needs="a JSON object as its reference", fits=_fits_json)
+@metric("valid JSON", is_rate=True, needs="a JSON object as its reference", fits=fits_json)
 def json_valid(answer: Answer) -> bool | None:
     """The completion is a JSON object, where the reference is one."""
     return None if parse_object(answer.reference) is None else parse_object(answer.completion) is not None

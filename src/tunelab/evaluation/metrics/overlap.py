@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 from torchmetrics.functional.text import rouge_score
 
-from tunelab.evaluation.metrics.matching import is_text, normalise_answer
+from tunelab.evaluation.metrics.matching import fits_text, is_text, normalise_answer
 from tunelab.evaluation.metrics.registry import Answer, metric
 
 LONG_WORDS = 10  # a median reference of as many words is a text to overlap with, rather than an answer
@@ -19,11 +19,7 @@ def fits_long_text(references: Sequence[str]) -> bool:
     return bool(lengths) and median(lengths) >= LONG_WORDS
 
 
-def _fits_text(references: Sequence[str]) -> bool:
-    return any(is_text(reference) for reference in references)
-
-
-@metric("token F1", fits=_fits_text)
+@metric("token F1", fits=fits_text)
 def token_f1(answer: Answer) -> float:
     """F1 of the words that both have, each as often as both have it, after SQuAD's normalisation (SQuAD 2.0)."""
     found, expected = normalise_answer(answer.completion).split(), normalise_answer(answer.reference).split()
