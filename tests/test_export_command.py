@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,30 @@ def test_an_adapter_goes_out_as_it_is_with_card_and_end_tokens(exported, run_fol
     for name in ("README.md", "export.json", "generation_config.json"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_what_other_programs_leave_beside_an_adapter_stays_there(exported, run_folder, model_folder, tmp_path):
+    found = tmp_path / "checkpoint-5"
+    shutil.copytree(run_folder / "adapter", found)
+    (found / "optimizer.pt").write_bytes(b"x")
+    settings = json.loads((found / "adapter_config.json").read_text()) | {
+        "base_model_name_or_path": "~/elsewhere/base0"
+    }
+    (found / "adapter_config.json").write_text(json.dumps(settings))
+    folder = exported(**with_adapter(model_folder, found, other_base=True))
+    assert not (folder / "optimizer.pt").exists()
+    named = json.loads((folder / "adapter_config.json").read_text())
+    assert named == settings | {"base_model_name_or_path": str(model_folder), "revision": None}
+
+
+def test_a_base_that_moved_is_said_with_what_helps(exported, run_folder, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(run_folder, moved)
+    text = (moved / "config.yaml").read_text()
+    [line] = [each for each in text.splitlines() if each.startswith("  path: ") and "base" in each]
+    (moved / "config.yaml").write_text(text.replace(line, "  path: bases/gone"))
+    with pytest.raises(ModelError, match=r"^run: expected its base model in the folder 'bases/gone', found none"):
+        exported(moved)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.3)])
@@ -480,6 +505,9 @@ def test_the_commands_of_other_programs():
     assert "convert_lora_to_gguf.py out --base out/base --outfile out.gguf" in shown
     special = Served(Path("out"), "owner/base", is_adapter=True, rank=None, has_chat_template=True)
     assert "kind=merged" in serving_commands(special)
+    dated = replace(adapter, revision="refs/pr/1")
+    assert "vllm serve owner/base --revision refs/pr/1 --enable-lora" in serving_commands(dated)
+    assert "hf download owner/base --revision refs/pr/1 --local-dir" in serving_commands(dated)
     assert "vllm serve out\n" in serving_commands(Served(Path("out"), "owner/base", False, None, True))
 
 

@@ -1,10 +1,13 @@
 """Output that nobody reads, or that cannot hold a character, ends no run."""
 
+import io
 import os
 import subprocess
 import sys
 
 import pytest
+
+from tunelab.process import mend_streams
 
 PRINTS = """
 from pathlib import Path
@@ -35,3 +38,9 @@ def test_a_run_goes_on_whatever_its_output_is(output: str, quiet_environment, tm
     assert (tmp_path / "run.log").read_text(encoding="utf-8").count(" ü") == 3
     if output == "> out":
         assert (tmp_path / "out").read_bytes().count(b" ? .") == 3
+
+
+def test_a_character_that_cannot_be_read_ends_nothing(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    mend_streams()
+    assert sys.stdin.readline() == "caf\ufffd\n"

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 from tunelab.atomic import write_json, write_text
 from tunelab.config import Precision, RunConfig
 from tunelab.data.datamodule import SftDataModule
-from tunelab.embedded import locate
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.generating import can_be_completed
 from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
@@ -29,6 +28,7 @@ from tunelab.model.budget import settle_ranks
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
+from tunelab.model.locating import written_path
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.origin import RECORD
 from tunelab.model.quantizing import quantization_report
@@ -240,7 +240,8 @@ def _conclude(
     as_plain_lora(model)
     with folder.stage("export"):
         add = partial(_describe, session, measure.ends)
-        export_model(model, prepared.tokenizer, locate(config.model.path), folder.adapter, add)
+        base = config.model
+        export_model(model, prepared.tokenizer, written_path(base.path), folder.adapter, add, base.revision)
     folder.summary.facts["best_step"] = best_step
     if prepared.data.test:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):

@@ -16,13 +16,15 @@ STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def mend_streams() -> None:
-    """Let printing never end a run: a closed stream goes nowhere, a character it cannot hold becomes `?`."""
+    """Let no character end a run: a closed stream goes nowhere, what a stream cannot hold, or read, becomes `?`."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 (for good)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
 
 
 def listen(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

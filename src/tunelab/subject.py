@@ -12,6 +12,7 @@ from tunelab.config import ModelConfig, Precision, Quantization, RunConfig, Subj
 from tunelab.data.prompting import Prompter
 from tunelab.data.rendering import ChosenTemplate, decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
+from tunelab.embedded import locate
 from tunelab.errors import ModelError
 from tunelab.model.adapter import CausalLM, load_adapter, ready_for_adapter, skip_input_casts
 from tunelab.model.adapter_folder import has_tokenizer, is_adapter_folder, read_adapter_config
@@ -19,6 +20,7 @@ from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import completion_ends
 from tunelab.model.initializing import changes_the_base, initialization
 from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
+from tunelab.model.locating import is_hub_name
 from tunelab.model.matching import check_adapter, check_vocabulary
 from tunelab.model.new_tokens import require_known_tokens
 from tunelab.model.origin import Origin, origin_of_run, read_origin, require_same_quantization, stored_as
@@ -79,6 +81,8 @@ def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder
     whole = _whole_model(places)
     adapters = () if whole else places
     settled = _on_one_device(run, config) if run else config.as_run()
+    if run:
+        _require_base_folder(run.model.path, places[0])
     base_tokenizer = load_tokenizer(settled.model)
     architecture = check_base_model(settled.model, len(base_tokenizer))
     quantization = _quantization(settled.model, architecture)
@@ -106,6 +110,15 @@ def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder
         quantization=quantization,
         origin=next(filter(None, origins), stored_as(settled.model, quantization) if quantization else None),
     )
+
+
+def _require_base_folder(path: str, place: Path) -> None:
+    """The base of a run is where the run found it; its own error would name a key that has no effect beside `run`."""
+    if not is_hub_name(path) and not Path(locate(path)).expanduser().is_dir():
+        raise ModelError(
+            f"run: expected its base model in the folder {path!r}, found none there now; put it back, start where "
+            f"it is found, or set adapter={place} model.path=<folder> and the data instead of run."
+        )
 
 
 def check_loading(subject: Subject) -> None:

@@ -11,26 +11,24 @@ import torch
 
 from tunelab.atomic import write_json, write_text
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import Combination, ExportConfig, ExportKind, RunConfig, mark_read, to_plain
+from tunelab.config import Combination, ExportConfig, ExportKind, ModelConfig, RunConfig, mark_read, to_plain
 from tunelab.data.prompting import Prompter
 from tunelab.embedded import locate
 from tunelab.errors import CheckpointError, ConfigError
 from tunelab.export.card import Card, method_without_adapter, read_method
 from tunelab.export.merge import Merging, merge_and_compare
 from tunelab.export.serving import Served, modelfile, serving_commands
-from tunelab.model.adapter_folder import read_adapter_config, read_settings
+from tunelab.model.adapter_folder import CONFIG, WEIGHTS, read_adapter_config, read_settings
 from tunelab.model.combining import Mixture, check_mixture, combine
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.loading import load_unquantized
+from tunelab.model.locating import written_path
 from tunelab.model.matching import refuse_unmergeable
 from tunelab.model.origin import RECORD
 from tunelab.model.saving import export_model
 from tunelab.run import RunFolder, complete_folder
 from tunelab.subject import Subject, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
-
-# Beside the weights and the tokenizer, made anew for each export; of an adapter's folder they are not copied.
-OUR_FILES = ("README.md", "generation_config.json", "Modelfile", RECORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +99,30 @@ def _write_adapter(subject: Subject, staging: Path) -> Written:
     mixture = subject.mixture
     if mixture is None:
         _copy_adapter(subject.adapters[0], staging)
+        _name_base(staging, subject.run.model)
         return Written("adapter", _method(subject), {}, {})
     base = load_unquantized(subject.run.model, torch.device("cpu"))
     model = combine(base, mixture)
-    export_model(model, subject.tokenizer, locate(to_plain(subject.run.model)["path"]), staging)
+    base_config = subject.run.model
+    export_model(model, subject.tokenizer, written_path(base_config.path), staging, revision=base_config.revision)
     return Written("adapter", read_method(staging), {"mixture": _parts(mixture)}, {"Combined of": _described(mixture)})
 
 
 def _copy_adapter(source: Path, staging: Path) -> None:
-    """Copy the files of a PEFT folder, and compare what was written with them bit for bit."""
-    for file in sorted(source.iterdir()):
-        if file.is_file() and file.name not in OUR_FILES and not file.name.startswith("."):
-            shutil.copyfile(file, staging / file.name)
-            if (staging / file.name).read_bytes() != file.read_bytes():
-                raise CheckpointError(f"{file}: the copy differs from it; check the disk and export again.")
+    """Copy the two files that are the adapter, and compare what was written with them bit for bit."""
+    for name in (CONFIG, WEIGHTS):
+        shutil.copyfile(source / name, staging / name)
+        if (staging / name).read_bytes() != (source / name).read_bytes():
+            raise CheckpointError(f"{source / name}: the copy differs from it; check the disk and export again.")
+
+
+def _name_base(staging: Path, model: ModelConfig) -> None:
+    """The base that PEFT will look for is the one this export is for."""
+    settings = read_settings(staging) | {
+        "base_model_name_or_path": written_path(model.path),
+        "revision": model.revision,
+    }
+    write_json(staging / CONFIG, settings)
 
 
 def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> Served:
@@ -130,6 +138,7 @@ def _finish(target: Path, subject: Subject, written: Written, staging: Path) -> 
         base=locate(plain["path"]),
         is_adapter=written.kind == "adapter",
         rank=_lora_rank(staging) if written.kind == "adapter" and not subject.makes_up_for_quantization else None,
+        revision=model.revision,
         has_chat_template=template.writes_bos and (staging / "chat_template.jinja").is_file(),
     )
     tokens = [str(tokenizer.convert_ids_to_tokens(each)) for each in ends]

@@ -29,6 +29,12 @@ class Served:
     is_adapter: bool
     rank: int | None
     has_chat_template: bool
+    revision: str | None = None  # of a base from the hub
+
+    @property
+    def at(self) -> str:
+        """What names the revision on the command lines of vLLM and hf."""
+        return f" --revision {shlex.quote(self.revision)}" if self.revision else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,10 @@ def modelfile(served: Served, template: ChosenTemplate, tokenizer: PreTrainedTok
     """
     lines = [f"# ollama create {_name(served.folder)} -f {shlex.quote(str(served.folder / 'Modelfile'))}"]
     if served.is_adapter and is_hub_name(served.base):
-        lines += [f"# hf download {served.base} --local-dir {shlex.quote(str(served.folder / 'base'))}", "FROM ./base"]
+        lines += [
+            f"# hf download {served.base}{served.at} --local-dir {shlex.quote(str(served.folder / 'base'))}",
+            "FROM ./base",
+        ]
     elif served.is_adapter:
         lines.append(f"FROM {Path(served.base).expanduser().resolve()}")
     lines += ["ADAPTER ."] if served.is_adapter else ["FROM ."]
@@ -115,10 +124,11 @@ def _served_adapter(served: Served, folder: str, rank: int) -> list[str]:
     base = shlex.quote(served.base if on_hub else str(Path(served.base).expanduser().resolve()))
     most = next(each for each in VLLM_RANKS if each >= rank)
     template = f" --chat-template {folder}/chat_template.jinja" if served.has_chat_template else ""
-    local, download = (f"{folder}/base", [f"hf download {base} --local-dir {folder}/base"]) if on_hub else (base, [])
+    local = f"{folder}/base" if on_hub else base
+    download = [f"hf download {base}{served.at} --local-dir {local}"] if on_hub else []
     return [
-        f"vLLM         vllm serve {base} --enable-lora --max-lora-rank {most} --lora-modules {name}={folder} "
-        f"--generation-config {folder}{template}",
+        f"vLLM         vllm serve {base}{served.at} --enable-lora --max-lora-rank {most} "
+        f"--lora-modules {name}={folder} --generation-config {folder}{template}",
         *(f"base         {line}" for line in download),
         f"llama.cpp    python convert_hf_to_gguf.py {local} --outfile base.gguf --outtype auto",
         f"             python convert_lora_to_gguf.py {folder} --base {local} --outfile {name}.gguf",

@@ -90,6 +90,12 @@ def refuse_code(path: str, error: BaseException | None = None) -> None:
         ) from error
 
 
+def written_path(path: str) -> str:
+    """How an export names its base model: a folder from the root of this machine, a hub name as it is."""
+    folder = Path(locate(path)).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else path
+
+
 def is_hub_name(path: str) -> bool:
     """Whether a base model is named as on the hub: `<owner>/<name>`, or a name alone, and no folder."""
     return not (_looks_like_folder(path) or Path(path).is_dir())

@@ -21,11 +21,12 @@ def export_model(
     base_path: str,
     folder: Path,
     add: Callable[[Path], None] = lambda _: None,
+    revision: str | None = None,
 ) -> None:
     """Write the adapter (or the fully tuned model) with tokenizer and chat template into `folder`.
 
     Written under a temporary name beside it, read back and compared bit for bit, then renamed. `add` puts further files
-    into the folder before it gets its name.
+    into the folder before it gets its name. `revision`: of a base from the hub.
 
     Raises:
         CheckpointError: what was written differs from the model in memory.
@@ -34,6 +35,7 @@ def export_model(
     shutil.rmtree(staging, ignore_errors=True)
     if isinstance(model, PeftModel):
         model.active_peft_config.base_model_name_or_path = base_path
+        model.active_peft_config.revision = revision
         # Asking the hub for the base's vocabulary size, PEFT's default, would need the network.
         model.save_pretrained(str(staging), save_embedding_layers=False)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
