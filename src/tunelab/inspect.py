@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+from tunelab.atomic import write_json, write_text
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import AnySplit, InspectConfig, mark_read
 from tunelab.data.comparing import rejected_answers
@@ -13,7 +14,7 @@ from tunelab.data.preparing import PreparedData, prepare_data, report_table
 from tunelab.data.storing import StoredExamples
 from tunelab.errors import ConfigError
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.run import RunFolder, make_new_folder
+from tunelab.run import make_new_folder
 from tunelab.terminal import RunConsole, quiet_libraries
 
 
@@ -36,12 +37,12 @@ def inspect_data(config: InspectConfig, overrides: Sequence[str]) -> None:
     rejected = rejected_answers(config.data, tokenizer, [example.origin for example in chosen])
     examples = [inspect_example(example, tokenizer, rejected.get(example.origin)) for example in chosen]
     console.print(render_inspected(examples, data.report.template, show_ids=config.ids))
-    folder = RunFolder(_folder(config))
-    folder.write_json("data_report.json", data.report.to_dict())
-    folder.write_text("data_report.html", report_page(data.report))
-    folder.write_text("examples.html", inspect_page(examples, data.report.template, len(split)))
-    console.print(f"report     {folder.path / 'data_report.html'}", soft_wrap=True)
-    console.print(f"examples   {folder.path / 'examples.html'}", soft_wrap=True)
+    folder = _folder(config)
+    write_json(folder / "data_report.json", data.report.to_dict())
+    write_text(folder / "data_report.html", report_page(data.report))
+    write_text(folder / "examples.html", inspect_page(examples, data.report.template, len(split)))
+    console.print(f"report     {folder / 'data_report.html'}", soft_wrap=True)
+    console.print(f"examples   {folder / 'examples.html'}", soft_wrap=True)
 
 
 def _split(data: PreparedData, split: AnySplit) -> StoredExamples:

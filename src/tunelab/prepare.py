@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from tunelab.atomic import write_json, write_text
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import PrepareConfig, mark_read
 from tunelab.data.exporting import Exported, data_card, export_rows
 from tunelab.data.preparing import open_stage
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.run import RunFolder, complete_folder
+from tunelab.run import complete_folder
 from tunelab.terminal import RunConsole, quiet_libraries
 
 
@@ -27,8 +28,8 @@ def prepare_files(config: PrepareConfig, overrides: Sequence[str]) -> None:
         mark_read(config.data, "cache")  # nothing is tokenized, so there is nothing to keep
         refuse_unread_keys(config, overrides, below="data.")
         command = " ".join(["python -m tunelab prepare", *overrides])
-        RunFolder(folder).write_json("data_report.json", exported.to_dict())
-        RunFolder(folder).write_text("README.md", data_card(Path(config.to).name, exported, command))
+        write_json(folder / "data_report.json", exported.to_dict())
+        write_text(folder / "README.md", data_card(Path(config.to).name, exported, command))
     console.print(_summary(exported, Path(config.to)), soft_wrap=True)
 
 
