@@ -240,8 +240,8 @@ def _conclude(
     as_plain_lora(model)
     with folder.stage("export"):
         add = partial(_describe, session, measure.ends)
-        base = config.model
-        export_model(model, prepared.tokenizer, written_path(base.path), folder.adapter, add, base.revision)
+        base_path, revision = written_path(config.model.path), config.model.revision
+        export_model(model, prepared.tokenizer, base_path, folder.adapter, add, revision)
     folder.summary.facts["best_step"] = best_step
     if prepared.data.test:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):

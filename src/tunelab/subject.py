@@ -81,8 +81,8 @@ def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder
     whole = _whole_model(places)
     adapters = () if whole else places
     settled = _on_one_device(run, config) if run else config.as_run()
-    if run:
-        _require_base_folder(run.model.path, places[0])
+    if run and folder:
+        _require_base_folder(run.model.path, folder.adapter)
     base_tokenizer = load_tokenizer(settled.model)
     architecture = check_base_model(settled.model, len(base_tokenizer))
     quantization = _quantization(settled.model, architecture)
