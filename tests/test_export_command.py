@@ -111,8 +111,8 @@ def test_a_base_that_moved_is_said_with_what_helps(exported, run_folder, tmp_pat
     shutil.copytree(run_folder, moved)
     text = (moved / "config.yaml").read_text()
     [line] = [each for each in text.splitlines() if each.startswith("  path: ") and "base" in each]
-    (moved / "config.yaml").write_text(text.replace(line, "  path: bases/gone"))
-    with pytest.raises(ModelError, match=r"^run: expected its base model in the folder 'bases/gone', found none"):
+    (moved / "config.yaml").write_text(text.replace(line, "  path: ./bases/gone"))
+    with pytest.raises(ModelError, match=r"^run: expected its base model in the folder '\./bases/gone', found none"):
         exported(moved)
 
 
