@@ -18,6 +18,7 @@ from tunelab.model.budget import plan_budget, plans_budget
 from tunelab.model.continuing import check_continued
 from tunelab.model.initializing import check_initialization, needs_examples
 from tunelab.model.loading import check_base_model
+from tunelab.model.matching import on_meta
 from tunelab.model.new_tokens import check_new_tokens
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
@@ -29,7 +30,7 @@ from tunelab.model.virtual_tokens import (
     with_own_tokenizer,
 )
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import Trained, check_optimizer, suggested_learning_rate
+from tunelab.training.optim import Trained, check_optimizer, hidden_matrices, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 OBJECTIVES = {Objective.sft: SftObjective}
@@ -135,7 +136,8 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     """Lay out the steps and the learning rate, and make sure that the optimizer can be built.
 
     Raises:
-        ConfigError: the optimizer is unknown or refuses its arguments, or quantised weights are to be trained.
+        ConfigError: the optimizer is unknown or refuses its arguments or has nothing to train, or quantised
+            weights are to be trained.
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
@@ -152,8 +154,17 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
         mark_read(config.peft, "lr_factor")
     trained = Trained(trains_b_matrices(peft_config), peft_config is None, plans_budget(peft_config))
     check_optimizer(config.optim, peak_lr, steps.total_steps, trained, prepared.device)
+    if config.optim.rest and peft_config is not None:
+        _require_hidden_matrices(peft_config, config)
     val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
     return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
+
+
+def _require_hidden_matrices(adapter: PeftConfig, config: RunConfig) -> None:
+    """Where the adapter cannot be made without weights, the same is asked when the optimizer is built."""
+    model = on_meta(adapter, config.model)
+    if model is not None:
+        hidden_matrices(model)
 
 
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:
