@@ -16,7 +16,7 @@ from tunelab.evaluation.metrics import check_metrics
 from tunelab.model.adapter import build_peft_config, trains_b_matrices
 from tunelab.model.budget import plan_budget, plans_budget
 from tunelab.model.continuing import check_continued
-from tunelab.model.initializing import check_initialization, needs_examples
+from tunelab.model.initializing import check_initialization, check_started_layers, needs_examples
 from tunelab.model.loading import check_base_model
 from tunelab.model.matching import on_meta
 from tunelab.model.new_tokens import check_new_tokens
@@ -70,8 +70,8 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     """The adapter to train; None for full fine-tuning.
 
     Raises:
-        ConfigError: the class or an argument is unknown, the weights to be trained are quantised, or virtual tokens do
-            not go together with another choice.
+        ConfigError: the class or an argument is unknown, the weights to be trained are quantised, virtual tokens do
+            not go together with another choice, or the start with a layer.
     """
     adapter, tuning = build_peft_config(with_own_tokenizer(config.peft, config.model)), read_tuning(config.peft)
     if num_virtual_tokens(adapter):
@@ -84,6 +84,7 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     if config.model.new_tokens:
         check_new_tokens(adapter, tuning.num_layers)
     check_initialization(adapter, tuning.num_calibration_examples, config.model.quantization.value)
+    check_started_layers(adapter, config.model)
     if needs_examples(adapter):
         mark_read(config.peft, "num_calibration_examples")
     return adapter

@@ -29,11 +29,12 @@ from tunelab.model.budget import (
     restore_budget,
     settle_ranks,
 )
-from tunelab.model.initializing import as_plain_lora, changes_the_base, check_initialization
+from tunelab.model.initializing import CHANGE_THE_BASE, as_plain_lora, changes_the_base, check_initialization
 from tunelab.model.loading import load_base_model
 from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import UNSUPPORTED_TYPES, read_tuning, refuse_contradictions
+from tunelab.preflight import build_adapter_config
 from tunelab.training.checkpoint import read_checkpoint, write_checkpoint
 from tunelab.training.objective import SftObjective, last_hidden_state
 
@@ -337,6 +338,21 @@ def test_a_start_that_cannot_be_made_is_refused(init, num_examples: int, quantiz
     config = build_peft_config({**LORA, "init_lora_weights": init, **options})
     with pytest.raises(ConfigError, match=said):
         check_initialization(config, num_examples, quantization)
+
+
+@pytest.mark.parametrize("init", CHANGE_THE_BASE)
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("embed_tokens", r"found model\.embed_tokens \(Embedding\); leave it out"),
+        ("lm_head", r"found lm_head, whose weights are the input embeddings too; leave it out"),
+    ],
+)
+def test_a_start_is_not_taken_out_of_embeddings(init: str, module: str, said: str, tiny_config):
+    keys = ("model.path=embedded:tiny", f"peft={init}")
+    build_adapter_config(tiny_config(*keys))
+    with pytest.raises(ConfigError, match=rf"^peft\.target_modules: expected linear layers .*{said}"):
+        build_adapter_config(tiny_config(*keys, f"peft.target_modules=[q_proj,{module}]"))
 
 
 # --- going on from an adapter ----------------------------------------------------------------------------------------

@@ -17,9 +17,12 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError
 from tunelab.model.attention import attention_implementation, dense_implementation
+from tunelab.model.matching import on_meta
 
 Batch = Mapping[str, torch.Tensor]  # arguments of the model, labels included; one example each
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga")
@@ -69,6 +72,29 @@ def check_initialization(config: PeftConfig | None, num_examples: int, quantizat
             f"model.quantization: expected nf4, whose error LoftQ starts from, found {quantization!r}; "
             "set model.quantization=nf4."
         )
+
+
+def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
+    """Refuse, without weights, layers that a start cannot be taken out of.
+
+    Raises:
+        ConfigError: one is no linear layer, or shares its weights with the embeddings.
+    """
+    wrapped: Any = on_meta(config, base) if config is not None and changes_the_base(config) else None
+    if wrapped is None:
+        return
+    method = initialization(config)
+    embeddings = {id(module.weight) for module in wrapped.modules() if isinstance(module, torch.nn.Embedding)}
+    layers = {name: module for name, module in wrapped.named_modules() if isinstance(module, LoraLayer)}
+    for name, layer in layers.items():
+        path, module = name.removeprefix("base_model.model."), layer.get_base_layer()
+        linear = isinstance(module, torch.nn.Linear | Conv1D)
+        if not linear or id(module.weight) in embeddings:
+            problem = ", whose weights are the input embeddings too" if linear else f" ({type(module).__name__})"
+            raise ConfigError(
+                f"peft.target_modules: expected linear layers of their own weights, which {method} takes its start out "
+                f"of, found {path}{problem}; leave it out, or set peft=lora."
+            )
 
 
 def look_at_examples(model: PreTrainedModel, config: LoraConfig, batches: Sequence[Batch]) -> None:
