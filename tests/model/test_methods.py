@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from families import miniature
+from families import miniature, save_miniature
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from peft import PeftModel, PromptLearningConfig, PromptTuningConfig, get_peft_model
@@ -353,6 +353,15 @@ def test_a_start_is_not_taken_out_of_embeddings(init: str, module: str, said: st
     build_adapter_config(tiny_config(*keys))
     with pytest.raises(ConfigError, match=rf"^peft\.target_modules: expected linear layers .*{said}"):
         build_adapter_config(tiny_config(*keys, f"peft.target_modules=[q_proj,{module}]"))
+
+
+def test_olora_is_refused_on_transposed_weights(tiny_config, tmp_path: Path):
+    folder = f"model.path={save_miniature('gpt2', tmp_path)}"
+    build_adapter_config(tiny_config(folder, "peft=pissa"))
+    with pytest.raises(
+        ConfigError, match=r"^peft\.init_lora_weights: .* as transformer\.h\.0\.attn\.c_attn .*peft=pissa\.$"
+    ):
+        build_adapter_config(tiny_config(folder, "peft=olora"))
 
 
 # --- going on from an adapter ----------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
     """Refuse, without weights, layers that a start cannot be taken out of.
 
     Raises:
-        ConfigError: one is no linear layer, or shares its weights with the embeddings.
+        ConfigError: one is no linear layer, shares its weights with the embeddings, or keeps them transposed.
     """
     wrapped: Any = on_meta(config, base) if config is not None and changes_the_base(config) else None
     if wrapped is None:
@@ -94,6 +94,11 @@ def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
             raise ConfigError(
                 f"peft.target_modules: expected linear layers of their own weights, which {method} takes its start out "
                 f"of, found {path}{problem}; leave it out, or set peft=lora."
+            )
+        if method == "olora" and isinstance(module, Conv1D):
+            raise ConfigError(
+                f"peft.init_lora_weights: expected one that PEFT has for transposed weights, as {path} keeps them, "
+                f"found {method!r}; set peft=pissa."
             )
 
 
