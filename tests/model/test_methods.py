@@ -364,6 +364,17 @@ def test_olora_is_refused_on_transposed_weights(tiny_config, tmp_path: Path):
         build_adapter_config(tiny_config(folder, "peft=olora"))
 
 
+@pytest.mark.parametrize(("init", "most"), [("pissa", 16), ("olora", 16), ("corda", 16), ("lora_ga", 8)])
+def test_a_start_has_no_more_directions_than_its_layer(init: str, most: int, tiny_config):
+    """Keys and values of the base are 16 wide."""
+    build_adapter_config(tiny_config(f"peft={init}", f"peft.r={most}"))
+    said = (
+        rf"^peft\.r: expected at most {most}, .* model\.layers\.0\.self_attn\.k_proj, found 17; set peft\.r={most}\.$"
+    )
+    with pytest.raises(ConfigError, match=said):
+        build_adapter_config(tiny_config(f"peft={init}", "peft.r=17"))
+
+
 # --- going on from an adapter ----------------------------------------------------------------------------------------
 
 
