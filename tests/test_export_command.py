@@ -314,6 +314,27 @@ def test_ranks_that_do_not_fit_the_layers_are_refused(exported, model_folder, pa
         load_adapter(load_base_model(model, torch.device("cpu")), folder)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([{"layers_to_transform": [0]}, {"layers_to_transform": [1]}], r"layers_to_transform .* found \[0\] and \[1\]"),
+        ([{}, {"exclude_modules": ["layers.1.self_attn.v_proj"]}], r"exclude_modules .* found None and \['layers.1"),
+    ],
+)
+def test_layers_that_combining_would_lose_are_refused(exported, model_folder, tmp_path, options, said):
+    node = {**LORA, "target_modules": ["q_proj", "v_proj"]}
+    places = [write_adapter(model_folder, tmp_path / str(i), {**node, **keys}, i) for i, keys in enumerate(options)]
+    model = ModelConfig(path=str(model_folder))
+    with pytest.raises(ConfigError, match=rf"^adapters: expected one {said}.*; leave one of them out\.$"):
+        exported(model=model, adapters=list(map(str, places)))
+    same = [places[1], write_adapter(model_folder, tmp_path / "third", {**node, **options[1]}, 3)]
+    folder = exported(model=model, adapters=list(map(str, same)), weights=[0.25, -1.5])
+    found, first, second = (changes(model_folder, place) for place in (folder, *same))
+    assert found.keys() == first.keys()
+    for name in first:
+        torch.testing.assert_close(found[name], 0.25 * first[name] - 1.5 * second[name], rtol=1e-6, atol=1e-7)
+
+
 def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_path):
     dora = write_adapter(model_folder, tmp_path / "dora", {**LORA, "use_dora": True})
     model = ModelConfig(path=str(model_folder))

@@ -17,6 +17,7 @@ from tunelab.model.initializing import changes_the_base
 from tunelab.model.origin import read_origin
 
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+WHERE = ("layers_to_transform", "layers_pattern", "exclude_modules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,20 @@ def check_mixture(mixture: Mixture, configs: Sequence[PeftConfig]) -> None:
             "adapters: expected target_modules as names in all adapters or as a pattern in all, found both; "
             "train one of them again."
         )
+    for key in WHERE:
+        found = {_comparable(getattr(lora, key, None)) for lora in loras}
+        if len(found) > 1:
+            raise ConfigError(
+                f"adapters: expected one {key} for all adapters, since PEFT keeps the first's, found "
+                f"{' and '.join(sorted(found))}; leave one of them out."
+            )
+
+
+def _comparable(value: object) -> str:
+    """Of a pattern, or of one or several names or numbers, in any order."""
+    if value is None or isinstance(value, str):
+        return repr(value)
+    return str(sorted(value, key=str) if isinstance(value, list | set | tuple) else [value])
 
 
 def _check_ranks(mixture: Mixture, loras: Sequence[LoraConfig]) -> None:
