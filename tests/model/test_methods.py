@@ -34,7 +34,7 @@ from tunelab.model.loading import load_base_model
 from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import UNSUPPORTED_TYPES, read_tuning, refuse_contradictions
-from tunelab.preflight import build_adapter_config
+from tunelab.preflight import build_adapter_config, plan_training, prepare
 from tunelab.training.checkpoint import read_checkpoint, write_checkpoint
 from tunelab.training.objective import SftObjective, last_hidden_state
 
@@ -373,6 +373,27 @@ def test_a_start_has_no_more_directions_than_its_layer(init: str, most: int, tin
     )
     with pytest.raises(ConfigError, match=said):
         build_adapter_config(tiny_config(f"peft={init}", "peft.r=17"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [["peft=ln_tuning", "~peft.r"], ["peft=adaption_prompt", "~peft.r"], ["+peft.modules_to_save=[lm_head]"]],
+    ids=str,
+)
+def test_float32_modules_do_not_compute_among_half_types(keys: list[str], tiny_config, tmp_path: Path):
+    def plan(*more: str) -> None:
+        config = tiny_config(f"output_dir={tmp_path}", *more)
+        plan_training(config, prepare(config), build_adapter_config(config))
+
+    half, single = "model.dtype=bfloat16", "trainer.precision=fp32"
+    plan(half, single)
+    plan(half, "trainer.precision=bf16", *keys)
+    plan("model.dtype=float32", single, *keys)
+    plan(half, single, "model.quantization=nf4", *keys)  # which makes the others float32
+    with pytest.raises(
+        ConfigError, match=r"^model\.dtype: expected float32, .* found bfloat16; set model\.dtype=float32 or"
+    ):
+        plan(half, single, *keys)
 
 
 # --- going on from an adapter ----------------------------------------------------------------------------------------
