@@ -36,6 +36,7 @@ from tunelab.evaluate import evaluate
 from tunelab.export import exporting, merge
 from tunelab.export.exporting import export
 from tunelab.export.serving import Served, ollama_template, serving_commands
+from tunelab.model.adapter import load_adapter
 from tunelab.model.continuing import check_continued, continued_config
 from tunelab.model.loading import load_base_model
 from tunelab.model.tokenizer import load_tokenizer
@@ -314,6 +315,49 @@ def test_linear_sums_the_factors(exported, model_folder, pair, tmp_path):
         torch.testing.assert_close(found, b @ a, rtol=1e-5, atol=1e-6)
     with pytest.raises(ConfigError, match=r"one rank for linear, found ranks 4, 2; set combination=cat"):
         exported(adapters=[str(pair[0]), str(pair[1])], to=tmp_path / "no", **keys)
+
+
+def test_ranks_that_do_not_fit_the_layers_are_refused(exported, model_folder, pair, tmp_path):
+    """PEFT would write weights of other ranks than the configuration says, which no tool could load."""
+    model = ModelConfig(path=str(model_folder))
+    wide = write_adapter(model_folder, tmp_path / "wide", {**LORA, "r": 17})
+    with pytest.raises(
+        ConfigError, match=r"^combination: expected ranks of at most 16 for svd, .* found 17; set combin"
+    ):
+        exported(model=model, adapters=[str(pair[0]), str(wide)], combination=Combination.svd)
+    uneven = [
+        write_adapter(model_folder, tmp_path / str(seed), {**LORA, "rank_pattern": {"q_proj": 2}}, seed)
+        for seed in (1, 2)
+    ]
+    adapters = list(map(str, uneven))
+    with pytest.raises(
+        ConfigError, match=r"^combination: expected one rank in all layers for linear, found a rank_pattern"
+    ):
+        exported(model=model, adapters=adapters, combination=Combination.linear)
+    for combination in (Combination.cat, Combination.svd):
+        folder = exported(model=model, adapters=adapters, combination=combination, to=tmp_path / combination.value)
+        load_adapter(load_base_model(model, torch.device("cpu")), folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([{"layers_to_transform": [0]}, {"layers_to_transform": [1]}], r"layers_to_transform .* found \[0\] and \[1\]"),
+        ([{}, {"exclude_modules": ["layers.1.self_attn.v_proj"]}], r"exclude_modules .* found None and \['layers.1"),
+    ],
+)
+def test_layers_that_combining_would_lose_are_refused(exported, model_folder, tmp_path, options, said):
+    node = {**LORA, "target_modules": ["q_proj", "v_proj"]}
+    places = [write_adapter(model_folder, tmp_path / str(i), {**node, **keys}, i) for i, keys in enumerate(options)]
+    model = ModelConfig(path=str(model_folder))
+    with pytest.raises(ConfigError, match=rf"^adapters: expected one {said}.*; leave one of them out\.$"):
+        exported(model=model, adapters=list(map(str, places)))
+    same = [places[1], write_adapter(model_folder, tmp_path / "third", {**node, **options[1]}, 3)]
+    folder = exported(model=model, adapters=list(map(str, same)), weights=[0.25, -1.5])
+    found, first, second = (changes(model_folder, place) for place in (folder, *same))
+    assert found.keys() == first.keys()
+    for name in first:
+        torch.testing.assert_close(found[name], 0.25 * first[name] - 1.5 * second[name], rtol=1e-6, atol=1e-7)
 
 
 def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_path):

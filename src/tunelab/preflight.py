@@ -3,21 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import EvaluationConfig, Objective, Precision, Quantization, RunConfig, mark_read
+from tunelab.config import EvaluationConfig, ModelConfig, Objective, Precision, Quantization, RunConfig, mark_read
 from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError
 from tunelab.evaluation.metrics import check_metrics
-from tunelab.model.adapter import build_peft_config, trains_b_matrices
+from tunelab.model.adapter import build_peft_config, hands_on_float32, trains_b_matrices
 from tunelab.model.budget import plan_budget, plans_budget
 from tunelab.model.continuing import check_continued
-from tunelab.model.initializing import check_initialization, needs_examples
-from tunelab.model.loading import check_base_model
+from tunelab.model.initializing import check_initialization, check_started_layers, needs_examples
+from tunelab.model.loading import check_base_model, torch_dtype
+from tunelab.model.matching import on_meta
+from tunelab.model.merging import stored_dtype
 from tunelab.model.new_tokens import check_new_tokens
 from tunelab.model.quantizing import FOUR_BITS, check_quantization
 from tunelab.model.tokenizer import load_tokenizer
@@ -29,7 +32,7 @@ from tunelab.model.virtual_tokens import (
     with_own_tokenizer,
 )
 from tunelab.training.objective import SftObjective
-from tunelab.training.optim import Trained, check_optimizer, suggested_learning_rate
+from tunelab.training.optim import Trained, check_optimizer, hidden_matrices, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
 
 OBJECTIVES = {Objective.sft: SftObjective}
@@ -47,6 +50,7 @@ class Prepared:
     hidden_size: int
     quantization: str | None  # of the base model, by the configuration or in its checkpoint
     num_virtual_tokens: int  # of a prompt method, in front of every example
+    base_dtype: torch.dtype  # in which the base model is loaded, where it is not quantised
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +73,8 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     """The adapter to train; None for full fine-tuning.
 
     Raises:
-        ConfigError: the class or an argument is unknown, the weights to be trained are quantised, or virtual tokens do
-            not go together with another choice.
+        ConfigError: the class or an argument is unknown, the weights to be trained are quantised, virtual tokens do
+            not go together with another choice, or the start with a layer.
     """
     adapter, tuning = build_peft_config(with_own_tokenizer(config.peft, config.model)), read_tuning(config.peft)
     if num_virtual_tokens(adapter):
@@ -83,6 +87,7 @@ def build_adapter_config(config: RunConfig) -> PeftConfig | None:
     if config.model.new_tokens:
         check_new_tokens(adapter, tuning.num_layers)
     check_initialization(adapter, tuning.num_calibration_examples, config.model.quantization.value)
+    check_started_layers(adapter, config.model)
     if needs_examples(adapter):
         mark_read(config.peft, "num_calibration_examples")
     return adapter
@@ -128,17 +133,26 @@ def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
     hidden_size = int(architecture.get_text_config().hidden_size)
     check_positions(architecture.get_text_config(), data.longest, num_virtual_tokens)
-    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens)
+    dtype = _base_dtype(config.model, architecture, device)
+    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens, dtype)
+
+
+def _base_dtype(model: ModelConfig, architecture: Any, device: torch.device) -> torch.dtype:
+    """The type of the weights once they are loaded; float32 where the checkpoint names none."""
+    dtype = torch_dtype(model.dtype, device)
+    return dtype if isinstance(dtype, torch.dtype) else stored_dtype(model.dtype, architecture)
 
 
 def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig | None) -> TrainingPlan:
     """Lay out the steps and the learning rate, and make sure that the optimizer can be built.
 
     Raises:
-        ConfigError: the optimizer is unknown or refuses its arguments, or quantised weights are to be trained.
+        ConfigError: the optimizer is unknown or refuses its arguments or has nothing to train, quantised
+            weights are to be trained, or float32 would meet half types without autocast.
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
+    _check_types(peft_config, prepared)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
     num_examples = len(prepared.data.train)
@@ -152,8 +166,28 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
         mark_read(config.peft, "lr_factor")
     trained = Trained(trains_b_matrices(peft_config), peft_config is None, plans_budget(peft_config))
     check_optimizer(config.optim, peak_lr, steps.total_steps, trained, prepared.device)
+    if config.optim.rest and peft_config is not None:
+        _require_hidden_matrices(peft_config, config)
     val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
     return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
+
+
+def _check_types(adapter: PeftConfig | None, prepared: Prepared) -> None:
+    """Without autocast, modules of half types cannot compute with the float32 of an adapter."""
+    half = prepared.quantization is None and prepared.base_dtype is not torch.float32
+    if half and prepared.precision is Precision.fp32 and hands_on_float32(adapter):
+        name = str(prepared.base_dtype).removeprefix("torch.")
+        raise ConfigError(
+            "model.dtype: expected float32, as is what this adapter hands to the base, for "
+            f"trainer.precision=fp32, found {name}; set model.dtype=float32 or trainer.precision=bf16."
+        )
+
+
+def _require_hidden_matrices(adapter: PeftConfig, config: RunConfig) -> None:
+    """Where the adapter cannot be made without weights, the same is asked when the optimizer is built."""
+    model = on_meta(adapter, config.model)
+    if model is not None:
+        hidden_matrices(model)
 
 
 def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -> None:

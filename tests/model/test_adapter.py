@@ -106,6 +106,10 @@ def test_an_unknown_module_lists_those_there_are(base):
             {"target_modules": ["q_proj", "qq_proj"]},
             r"^peft\.target_modules: .*are down_proj, .*, v_proj\), found 'qq_proj'; did you mean '._proj'\?",
         ),
+        (
+            {"target_modules": "q_proj"},
+            r"^peft\.target_modules: .* found the name 'q_proj'; set 'peft\.target_modules=\[q_proj\]'\.$",
+        ),
         ({"target_modules": "*"}, r"^peft\.target_modules: expected modules of this model .*, found '\*'\.$"),
         ({"target_modules": "layers.*none"}, r"^peft\.target_modules: .*found 'layers\.\*none'\.$"),
         ({"modules_to_save": ["lm_heads"]}, r"^peft\.modules_to_save: .*'lm_heads'; did you mean 'lm_head'\?"),

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from families import miniature
+from families import miniature, save_miniature
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from peft import PeftModel, PromptLearningConfig, PromptTuningConfig, get_peft_model
@@ -29,11 +29,12 @@ from tunelab.model.budget import (
     restore_budget,
     settle_ranks,
 )
-from tunelab.model.initializing import as_plain_lora, changes_the_base, check_initialization
+from tunelab.model.initializing import CHANGE_THE_BASE, as_plain_lora, changes_the_base, check_initialization
 from tunelab.model.loading import load_base_model
 from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import UNSUPPORTED_TYPES, read_tuning, refuse_contradictions
+from tunelab.preflight import build_adapter_config, plan_training, prepare
 from tunelab.training.checkpoint import read_checkpoint, write_checkpoint
 from tunelab.training.objective import SftObjective, last_hidden_state
 
@@ -337,6 +338,62 @@ def test_a_start_that_cannot_be_made_is_refused(init, num_examples: int, quantiz
     config = build_peft_config({**LORA, "init_lora_weights": init, **options})
     with pytest.raises(ConfigError, match=said):
         check_initialization(config, num_examples, quantization)
+
+
+@pytest.mark.parametrize("init", CHANGE_THE_BASE)
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("embed_tokens", r"found model\.embed_tokens \(Embedding\); leave it out"),
+        ("lm_head", r"found lm_head, whose weights are the input embeddings too; leave it out"),
+    ],
+)
+def test_a_start_is_not_taken_out_of_embeddings(init: str, module: str, said: str, tiny_config):
+    keys = ("model.path=embedded:tiny", f"peft={init}")
+    build_adapter_config(tiny_config(*keys))
+    with pytest.raises(ConfigError, match=rf"^peft\.target_modules: expected linear layers .*{said}"):
+        build_adapter_config(tiny_config(*keys, f"peft.target_modules=[q_proj,{module}]"))
+
+
+def test_olora_is_refused_on_transposed_weights(tiny_config, tmp_path: Path):
+    folder = f"model.path={save_miniature('gpt2', tmp_path)}"
+    build_adapter_config(tiny_config(folder, "peft=pissa"))
+    with pytest.raises(
+        ConfigError, match=r"^peft\.init_lora_weights: .* as transformer\.h\.0\.attn\.c_attn .*peft=pissa\.$"
+    ):
+        build_adapter_config(tiny_config(folder, "peft=olora"))
+
+
+@pytest.mark.parametrize(("init", "most"), [("pissa", 16), ("olora", 16), ("corda", 16), ("lora_ga", 8)])
+def test_a_start_has_no_more_directions_than_its_layer(init: str, most: int, tiny_config):
+    """Keys and values of the base are 16 wide."""
+    build_adapter_config(tiny_config(f"peft={init}", f"peft.r={most}"))
+    said = (
+        rf"^peft\.r: expected at most {most}, .* model\.layers\.0\.self_attn\.k_proj, found 17; set peft\.r={most}\.$"
+    )
+    with pytest.raises(ConfigError, match=said):
+        build_adapter_config(tiny_config(f"peft={init}", "peft.r=17"))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [["peft=ln_tuning", "~peft.r"], ["peft=adaption_prompt", "~peft.r"], ["+peft.modules_to_save=[lm_head]"]],
+    ids=str,
+)
+def test_float32_modules_do_not_compute_among_half_types(keys: list[str], tiny_config, tmp_path: Path):
+    def plan(*more: str) -> None:
+        config = tiny_config(f"output_dir={tmp_path}", *more)
+        plan_training(config, prepare(config), build_adapter_config(config))
+
+    half, single = "model.dtype=bfloat16", "trainer.precision=fp32"
+    plan(half, single)
+    plan(half, "trainer.precision=bf16", *keys)
+    plan("model.dtype=float32", single, *keys)
+    plan(half, single, "model.quantization=nf4", *keys)  # which makes the others float32
+    with pytest.raises(
+        ConfigError, match=r"^model\.dtype: expected float32, .* found bfloat16; set model\.dtype=float32 or"
+    ):
+        plan(half, single, *keys)
 
 
 # --- going on from an adapter ----------------------------------------------------------------------------------------

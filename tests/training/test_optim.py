@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY, make_model, make_tokenizer
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -17,7 +17,7 @@ from tunelab.config import OptimConfig, RunConfig
 from tunelab.errors import ConfigError
 from tunelab.finetune import fine_tune
 from tunelab.model.adapter import CausalLM, attach_adapter, trains_b_matrices
-from tunelab.preflight import build_adapter_config
+from tunelab.preflight import build_adapter_config, plan_training, prepare
 from tunelab.run import RunFolder
 from tunelab.training.checkpoint import LAST, PREVIOUS, read_checkpoint, write_checkpoint
 from tunelab.training.optim import (
@@ -216,6 +216,29 @@ def test_what_an_adapter_trains_of_embeddings_is_no_hidden_matrix():
 
 def test_an_adapter_of_matrices_alone_needs_no_rest():
     assert type(build(MUON, model=lora(), rest=ADAMW)) is torch.optim.Muon
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["peft=ln_tuning"],
+        ["peft=fourierft", "peft.n_frequency=50"],
+        ["peft=trainable_tokens", "peft.token_indices=[3,4]"],
+    ],
+    ids=str,
+)
+def test_a_method_without_hidden_matrices_leaves_muon_nothing(keys: list[str], tiny_config, tmp_path: Path):
+    config = tiny_config(f"output_dir={tmp_path}", "optim=muon", "~peft.r", *keys)
+    adapter = build_adapter_config(config)
+    with pytest.raises(ConfigError, match=r"^optim\.optimizer: expected hidden matrices .*; set optim=adamw\.$"):
+        plan_training(config, prepare(config), adapter)
+
+
+def test_virtual_tokens_leave_muon_nothing():
+    prompts = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = attach_adapter(make_model(len(make_tokenizer())), prompts, seed=1)
+    with pytest.raises(ConfigError, match=r"^optim\.optimizer: expected hidden matrices .* first prompt_encoder"):
+        build(MUON, model=model, rest=ADAMW)
 
 
 def test_muon_alone_refuses_vectors():

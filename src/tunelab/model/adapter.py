@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import torch
 from peft import (
+    AdaptionPromptConfig,
+    LNTuningConfig,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -93,6 +95,12 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
 def trains_b_matrices(config: PeftConfig | None) -> bool:
     """True where the adapter is a product of two matrices, A and B, as LoRA's are."""
     return isinstance(config, LoraConfig)
+
+
+def hands_on_float32(config: PeftConfig | None) -> bool:
+    """True where modules of the base meet float32 that PEFT does not convert: whole trained modules, and prompts."""
+    whole = isinstance(config, LNTuningConfig) or bool(getattr(config, "modules_to_save", None))
+    return whole or isinstance(config, AdaptionPromptConfig)
 
 
 def attach_adapter(

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 from tunelab.config import Combination
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter import require_all_weights
+from tunelab.model.adapter_folder import read_shapes
 from tunelab.model.initializing import changes_the_base
 from tunelab.model.origin import read_origin
 
 SAME_RANK = ("linear", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+WHERE = ("layers_to_transform", "layers_pattern", "exclude_modules")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +35,59 @@ def check_mixture(mixture: Mixture, configs: Sequence[PeftConfig]) -> None:
 
     Raises:
         ModelError: one is no plain LoRA.
-        ConfigError: their ranks differ where the combination wants one, or they name modules in different ways.
+        ConfigError: their ranks differ where the combination wants one or exceed the layers, or they name modules in
+            different ways.
     """
     loras = [_plain_lora(config, folder) for config, folder in zip(configs, mixture.folders, strict=True)]
+    _check_ranks(mixture, loras)
+    if len({isinstance(lora.target_modules, str) for lora in loras}) > 1:
+        raise ConfigError(
+            "adapters: expected target_modules as names in all adapters or as a pattern in all, found both; "
+            "train one of them again."
+        )
+    for key in WHERE:
+        found = {_comparable(getattr(lora, key, None)) for lora in loras}
+        if len(found) > 1:
+            raise ConfigError(
+                f"adapters: expected one {key} for all adapters, since PEFT keeps the first's, found "
+                f"{' and '.join(sorted(found))}; leave one of them out."
+            )
+
+
+def _comparable(value: object) -> str:
+    """Of a pattern, or of one or several names or numbers, in any order."""
+    if value is None or isinstance(value, str):
+        return repr(value)
+    return str(sorted(value, key=str) if isinstance(value, list | set | tuple) else [value])
+
+
+def _check_ranks(mixture: Mixture, loras: Sequence[LoraConfig]) -> None:
+    """Raises ConfigError where PEFT would refuse, or write weights of other ranks than the configuration says."""
     name, ranks = mixture.combination.value, [_rank(lora) for lora in loras]
     if name in SAME_RANK and len(set(ranks)) > 1:
         raise ConfigError(
             f"combination: expected adapters of one rank for {name}, found ranks {', '.join(map(str, ranks))}; "
             "set combination=cat (exact) or svd."
         )
-    if len({isinstance(lora.target_modules, str) for lora in loras}) > 1:
-        raise ConfigError(
-            "adapters: expected target_modules as names in all adapters or as a pattern in all, found both; "
-            "train one of them again."
-        )
+    for lora, folder in zip(loras, mixture.folders, strict=True):
+        if name in SAME_RANK and lora.rank_pattern:
+            raise ConfigError(
+                f"combination: expected one rank in all layers for {name}, found a rank_pattern in {str(folder)!r}; "
+                "set combination=cat (exact) or svd."
+            )
+        most = min(_widths(folder)) if name.endswith("svd") else None
+        if most is not None and max(ranks) > most:
+            raise ConfigError(
+                f"combination: expected ranks of at most {most} for {name}, the width of the narrowest layer in "
+                f"{str(folder)!r}, found {max(ranks)}; set combination=cat (exact)."
+            )
+
+
+def _widths(folder: Path) -> list[int]:
+    """Inputs (of A: rank, in) and outputs (of B: out, rank) of the layers that an adapter has."""
+    shapes = read_shapes(folder, "adapters")
+    inputs = [shape[1] for name, shape in shapes.items() if ".lora_A" in name or ".lora_embedding_A" in name]
+    return inputs + [shape[0] for name, shape in shapes.items() if ".lora_B" in name or ".lora_embedding_B" in name]
 
 
 def combine(base: PreTrainedModel, mixture: Mixture) -> PeftModel:

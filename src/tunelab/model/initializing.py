@@ -17,9 +17,12 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError
 from tunelab.model.attention import attention_implementation, dense_implementation
+from tunelab.model.matching import on_meta
 
 Batch = Mapping[str, torch.Tensor]  # arguments of the model, labels included; one example each
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "lora_ga")
@@ -68,6 +71,49 @@ def check_initialization(config: PeftConfig | None, num_examples: int, quantizat
         raise ConfigError(
             f"model.quantization: expected nf4, whose error LoftQ starts from, found {quantization!r}; "
             "set model.quantization=nf4."
+        )
+
+
+def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
+    """Refuse, without weights, layers that a start cannot be taken out of.
+
+    Raises:
+        ConfigError: one is no linear layer, shares its weights with the embeddings, keeps them transposed, or has fewer
+            directions than the rank.
+    """
+    wrapped: Any = on_meta(config, base) if config is not None and changes_the_base(config) else None
+    if wrapped is None:
+        return
+    method = initialization(config)
+    embeddings = {id(module.weight) for module in wrapped.modules() if isinstance(module, torch.nn.Embedding)}
+    layers = {name: m for name, m in wrapped.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+    for path, layer in layers.items():
+        module: Any = layer.get_base_layer()
+        linear = isinstance(module, torch.nn.Linear | Conv1D)
+        if not linear or id(module.weight) in embeddings:
+            problem = ", whose weights are the input embeddings too" if linear else f" ({type(module).__name__})"
+            raise ConfigError(
+                f"peft.target_modules: expected linear layers of their own weights, which {method} takes its start out "
+                f"of, found {path}{problem}; leave it out, or set peft=lora."
+            )
+        if method == "olora" and isinstance(module, Conv1D):
+            raise ConfigError(
+                f"peft.init_lora_weights: expected one that PEFT has for transposed weights, as {path} keeps them, "
+                f"found {method!r}; set peft=pissa."
+            )
+    _require_directions(method, layers)
+
+
+def _require_directions(method: str, layers: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a layer has fewer directions than the rank: PEFT makes do with those there are."""
+    share = 2 if method.startswith("lora_ga") else 1  # whose two factors have directions of their own
+    most = {name: min(layer.in_features, layer.out_features) // share for name, layer in layers.items()}
+    short = [name for name, layer in layers.items() if layer.r["default"] > most[name]]
+    if short:
+        name = min(short, key=lambda each: most[each])
+        raise ConfigError(
+            f"peft.r: expected at most {most[name]}, the directions that {method} finds in {name}, found "
+            f"{layers[name].r['default']}; set peft.r={most[name]}."
         )
 
 

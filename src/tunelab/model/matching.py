@@ -80,7 +80,7 @@ def refuse_unmergeable(config: PeftConfig, base: ModelConfig) -> None:
             f"kind: expected an adapter inside the base weights for kind=merged, found {name}, whose virtual tokens "
             "cannot be merged; set kind=adapter."
         )
-    wrapped: Any = _on_meta(config, base)
+    wrapped: Any = on_meta(config, base)
     layers = [module for module in wrapped.modules() if isinstance(module, BaseTunerLayer)] if wrapped else []
     if any(type(layer).merge is BaseTunerLayer.merge for layer in layers) or (
         wrapped is not None and not callable(getattr(wrapped.base_model, "merge_and_unload", None))
@@ -103,14 +103,14 @@ def _last_name(path: str) -> str:
 
 def _expected_shapes(config: PeftConfig, base: ModelConfig) -> Shapes:
     """What an adapter of this configuration has on this base; empty where only loading can tell."""
-    wrapped: Any = _on_meta(config, base)
+    wrapped: Any = on_meta(config, base)
     if wrapped is None or isinstance(config, AdaLoraConfig):  # which saves the ranks that are left
         return {}
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _on_meta(config: PeftConfig, base: ModelConfig) -> Any:
+def on_meta(config: PeftConfig, base: ModelConfig) -> Any:
     """The base with an adapter of this configuration, without memory; None where that cannot be made."""
     if config.is_prompt_learning:
         return None

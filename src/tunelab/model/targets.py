@@ -32,6 +32,11 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
     require_modules(model, saved)
     missing = _missing_targets(model, targets)
     if missing:
+        if isinstance(targets, str) and not _missing_targets(model, [targets]):
+            raise ModelError(
+                "peft.target_modules: expected a list of names, or a pattern of whole paths, found the "
+                f"name {targets!r}; set 'peft.target_modules=[{targets}]'."
+            )
         linear = linear_names(model)
         raise ModelError(
             f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "

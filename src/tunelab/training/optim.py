@@ -59,7 +59,8 @@ def build_optimizer(
     the clipping.
 
     Raises:
-        ConfigError: unknown class or argument, a value or a parameter the class refuses, or LoRA+ without B matrices.
+        ConfigError: unknown class or argument, a value or a parameter the class refuses, LoRA+ without B matrices, or
+            `optim.rest` with nothing but the rest.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     ratio = config.lora_plus_ratio
@@ -68,7 +69,7 @@ def build_optimizer(
             "optim.lora_plus_ratio: expected LoRA's B matrices among the trained parameters, found none; "
             "set peft=lora or optim.lora_plus_ratio=null."
         )
-    hidden = set(trained) - _outside(model) if config.rest else set(trained)
+    hidden = hidden_matrices(model) if config.rest else set(trained)
     shares = [("optim.optimizer", config.optimizer, hidden), ("optim.rest", config.rest, set(trained) - hidden)]
     parts = [
         _build(slot, node, {name: p for name, p in trained.items() if name in names}, lr, ratio, scaled_gradients)
@@ -78,6 +79,22 @@ def build_optimizer(
     optimizer = parts[0] if len(parts) == 1 else CombinedOptimizer(parts)
     begin_training(optimizer)
     return optimizer
+
+
+def hidden_matrices(model: torch.nn.Module) -> set[str]:
+    """Names of the trained parameters that `optim.optimizer` has where `optim.rest` has the others.
+
+    Raises:
+        ConfigError: there are none, so that `optim.rest` alone would train.
+    """
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    hidden = trained - _outside(model)
+    if trained and not hidden:
+        raise ConfigError(
+            f"optim.optimizer: expected hidden matrices among the trained parameters, found only vectors and "
+            f"embeddings, first {min(trained)}, all of which optim.rest would train; set optim=adamw."
+        )
+    return hidden
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
