@@ -12,6 +12,7 @@ from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from conftest import REPOSITORY
 from exported_runs import IDS, LORA, plainly, write_adapter, write_run
 from huggingface_hub import ModelCard
+from model.families import save_miniature
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -132,6 +133,17 @@ def test_a_merged_model_is_the_base_with_its_adapter(exported, run_folder, model
     assert found["perplexity_after"] == pytest.approx(reference["perplexity"], rel=1e-2)
     assert "KL divergence" in (folder / "README.md").read_text()
     assert GenerationConfig.from_pretrained(folder).eos_token_id == [1]
+
+
+def test_a_model_of_experts_is_merged(exported, tmp_path):
+    """Its files have each expert by itself, the model in memory those of a layer in one tensor."""
+    base = save_miniature("mixtral", tmp_path / "base")
+    adapter = write_adapter(base, tmp_path / "adapter", {**LORA, "target_modules": ["q_proj", "v_proj"]})
+    folder = exported(**with_adapter(base, adapter, kind=ExportKind.merged, max_examples=0))
+    assert load_file(folder / "model.safetensors").keys() == load_file(base / "model.safetensors").keys()
+    merged = AutoModelForCausalLM.from_pretrained(folder).eval()
+    expected = logits(plainly(base, adapter))
+    assert ((logits(merged) - expected).abs().max() / expected.std()).item() < 1e-4
 
 
 def divergence(before, after, run: Path) -> dict[str, float]:

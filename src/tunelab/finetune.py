@@ -181,6 +181,7 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
             f"no lower validation loss in {patience} validations"
         )
     if plan.val_every_steps is None:
+        module.end_at_averages()
         return None
     overfitting = read_overfitting(folder.path / "metrics.jsonl") if session.is_main else None
     if overfitting is not None:

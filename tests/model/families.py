@@ -13,6 +13,7 @@ from transformers import (
     LlamaConfig,
     MambaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     Phi3Config,
     PreTrainedConfig,
@@ -51,11 +52,14 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "olmo2": Olmo2Config(**GROUPED),
     "mamba": MambaConfig(**COMMON, hidden_size=64, num_hidden_layers=2, state_size=8, time_step_rank=64),
 }
+OTHERS: dict[str, PreTrainedConfig] = {  # not of the group
+    "mixtral": MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2),
+}
 
 
 def miniature(name: str, **changes: Any) -> PreTrainedModel:
     """The model, weights drawn from one seed, in float32."""
-    config = CONFIGS[name]
+    config = {**CONFIGS, **OTHERS}[name]
     torch.manual_seed(0)
     changed = type(config).from_dict({**config.to_dict(), **changes}) if changes else config
     return AutoModelForCausalLM.from_config(changed)

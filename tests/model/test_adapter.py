@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import miniature
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -161,6 +162,28 @@ def test_an_adapter_is_loaded_from_its_folder(base, model_folder: Path, tmp_path
         expected = model.eval()(IDS).logits
         again = load_adapter(AutoModelForCausalLM.from_pretrained(model_folder), tmp_path)
         assert torch.equal(again.eval()(IDS).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("llama", {**LORA, "modules_to_save": ["lm_head", "norm"]}),
+        ("gpt2", {**LORA, "bias": "all"}),
+        ("llama", {"_target_": "peft.AdaptionPromptConfig", "adapter_len": 3, "adapter_layers": 2}),
+    ],
+    ids=["whole modules", "biases", "adaption prompts"],
+)
+def test_nothing_is_rounded_to_the_type_of_the_base(name: str, node: dict, tmp_path: Path):
+    model = attach_adapter(miniature(name).bfloat16(), build_peft_config(node), seed=0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter)
+    expected = adapter_weights(model)
+    model.save_pretrained(tmp_path, save_embedding_layers=False)
+    found = dict(load_adapter(miniature(name).bfloat16(), tmp_path).named_parameters())
+    for key, weight in expected.items():
+        torch.testing.assert_close(found[key], weight, rtol=0, atol=0)
+    assert {found[key].dtype for key in found.keys() - expected.keys()} == {torch.bfloat16}
 
 
 def test_a_folder_without_adapter_is_refused(base, tmp_path: Path):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported_runs import write_adapter
+from families import save_miniature
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -54,6 +56,18 @@ def test_a_full_model_is_read_by_transformers_alone(exported):
     again = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
         assert torch.equal(again(IDS).logits, model(IDS).logits)
+
+
+def test_experts_are_written_one_by_one_as_they_came(tmp_path: Path):
+    """In memory those of a layer are one tensor."""
+    base = save_miniature("mixtral", tmp_path / "base")
+    tuned = write_adapter(base, tmp_path / "tuned", {})
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tuned))
+    assert before.keys() == after.keys()
+    assert any(".experts.2." in name for name in after)
+    assert not any(torch.equal(before[name], after[name]) for name in after)
+    _, info = AutoModelForCausalLM.from_pretrained(tuned, output_loading_info=True)
+    assert not any(info.values())
 
 
 def test_a_full_model_generates_with_its_cache_as_the_base_did(exported, model_folder: Path):

@@ -111,9 +111,12 @@ def test_measuring_more_often_changes_no_step(run):
 
 
 def test_without_validation_the_last_average_is_exported(run):
-    folder = run("data.validation_fraction=0", "trainer.val_every_steps=null")
+    options = ("data.validation_fraction=0", "trainer.val_every_steps=null")
+    folder = run(*options)
+    result = exported(folder)
     assert MEASURED not in read_checkpoint(folder.checkpoints / LAST)
-    assert not equal(exported(folder), held(folder, LAST, "state_dict"))
+    assert not equal(result, held(folder, LAST, "state_dict"))
+    assert equal(exported(run(*options, folder=folder)), result)  # resumed after its last step
 
 
 def test_what_does_not_go_together_is_refused():

@@ -30,6 +30,7 @@ from tunelab.model.merging import (
     stored_dtype,
     write_model,
 )
+from tunelab.model.saving import stored_weights
 from tunelab.preflight import prepare
 from tunelab.subject import Subject, check_loading, load_tuned
 from tunelab.training.doctor import TOLERANCE, deviation
@@ -182,14 +183,14 @@ def _write(
 
 def _compare_weights(model: PreTrainedModel, staging: Path) -> None:
     """What lies on the disk must be the weights in memory, bit for bit; tied ones are written once."""
-    expected, found = model.state_dict(), set[str]()
-    tied = {name for name in expected if name not in dict(model.named_parameters())}
+    weights, others = stored_weights(model)
+    expected, found = weights | others, set[str]()
     for file in sorted(staging.glob("*.safetensors")):
         for name, tensor in load_file(file).items():
             found.add(name)
             if name not in expected or not torch.equal(expected[name].cpu(), tensor):
                 raise CheckpointError(f"to: {name} was not written as it is; check the disk and export again.")
-    missing = expected.keys() - found - tied
+    missing = weights.keys() - found
     if missing:
         raise CheckpointError(f"to: {min(missing)} was not written; check the disk and export again.")
 

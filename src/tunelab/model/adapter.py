@@ -181,6 +181,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
                 ready_for_adapter(model), str(folder), is_trainable=trainable, use_safetensors=True
             )
         require_all_weights(loaded, folder)
+        _undo_rounding(loaded, folder)
     except (RuntimeError, ValueError, OSError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
     check_prompt_method(loaded.active_peft_config)
@@ -200,6 +201,20 @@ def require_all_weights(model: PeftModel, folder: Path, name: str = "default") -
     odd = [name for name, tensor in given.items() if not torch.isfinite(tensor).all()]
     if odd:
         raise ValueError(f"{len(odd)} of its weights are not finite, first {min(odd)}")
+
+
+def _undo_rounding(model: PeftModel, folder: Path) -> None:
+    """Put what `folder` has in float32 in the place of what PEFT rounded to the base's type: the run measured that.
+
+    PEFT makes the weights of its layers float32 before it loads them; not whole modules, biases and adaption prompts.
+    """
+    state = model.state_dict(keep_vars=True)
+    held = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    given = load_peft_weights(str(folder), device="cpu")
+    for name in held.keys() & given.keys():
+        rounded = held[name].dtype in (torch.float16, torch.bfloat16) and given[name].dtype == torch.float32
+        if rounded and isinstance(held[name], torch.nn.Parameter):
+            held[name].data = given[name].to(held[name].device)
 
 
 def ready_for_adapter(model: PreTrainedModel) -> PreTrainedModel:

@@ -8,7 +8,8 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from tunelab.errors import CheckpointError
 from tunelab.model.adapter import CausalLM
@@ -43,13 +44,26 @@ def export_model(
     else:
         model.save_pretrained(str(staging), max_shard_size="1000GB")
         written = load_file(staging / "model.safetensors")
-        trained = {name for name, _ in model.named_parameters()}  # tied weights once, as they are written
-        expected = {name: tensor for name, tensor in model.state_dict().items() if name in trained | written.keys()}
+        expected, others = stored_weights(model)
+        expected |= {name: tensor for name, tensor in others.items() if name in written}
     tokenizer.save_pretrained(str(staging))
     _compare(expected, written, folder)
     add(staging)
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
+
+
+def stored_weights(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights as transformers writes them, and what it may write besides: buffers, second names of tied weights.
+
+    A model may hold them otherwise than its files do (the experts of a layer in one tensor): it turns them into each
+    other as it loads and saves.
+    """
+    state = model.state_dict()
+    names = [name for name, _ in model.named_parameters()]  # tied weights once, as they are written
+    own = {name: state.pop(name) for name in names}
+    weights, others = (revert_weight_conversion(model, part) for part in (own, state))
+    return weights, others
 
 
 def _compare(expected: dict[str, torch.Tensor], written: dict[str, torch.Tensor], folder: Path) -> None:

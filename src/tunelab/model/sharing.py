@@ -34,8 +34,9 @@ def attach_same_adapter(model: PreTrainedModel, config: PeftConfig, seed: int, s
     if wrapped is None:
         wrapped = attach_adapter(model, _ordinary(made[0]), seed)
         wrapped.peft_config["default"] = made[0]
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
+    prefix = wrapped.base_model.prefix  # a start may freeze one of the factors that it makes
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad or prefix in name:
             dist.broadcast(parameter.data, src=0)
     if changes_the_base(config):
         for layer in wrapped.modules():
@@ -48,7 +49,8 @@ def attach_same_adapter(model: PreTrainedModel, config: PeftConfig, seed: int, s
 def _ordinary(config: LoraConfig) -> LoraConfig:
     """An adapter of the same shape that starts as usual."""
     ordinary = copy.copy(config)
-    ordinary.init_lora_weights = True
+    if initialization(config) != "mica":  # by which PEFT also knows what of the adapter is trained
+        ordinary.init_lora_weights = True
     ordinary.corda_config = ordinary.lora_ga_config = ordinary.eva_config = None
     ordinary.loftq_config = {}
     return ordinary

@@ -129,10 +129,14 @@ class CausalLMModule(pl.LightningModule):
             each.parameter.data.copy_(each.trained_at)
         self._averaged = []
 
-    def on_train_end(self) -> None:
-        """After the last checkpoint: the result of training is the average."""
-        self.on_validation_start()
-        self._averaged = []
+    def end_at_averages(self) -> None:
+        """After `fit`, once: the result of training is the average, of an optimizer that keeps some.
+
+        Lightning calls no hook for it where a run is resumed after its last step. By now it has moved the optimizer's
+        state to the CPU, whence schedule-free optimizers fetch what they need.
+        """
+        for each in averaged_weights(cast(Any, self.optimizers(use_pl_optimizer=False))):
+            each.parameter.data.copy_(each.average)
 
     # --- validation ---------------------------------------------------------------------------------------------
 
