@@ -3,7 +3,7 @@
 import sys
 
 from tunelab.compose import Invocation, command, dump_config, load_config
-from tunelab.config import RunConfig
+from tunelab.config import RunConfig, mark_read
 from tunelab.errors import Interrupted
 
 
@@ -18,6 +18,7 @@ def main(config: RunConfig, invocation: Invocation) -> None:
     if config.resume is not None:
         folder = open_run_folder(config.resume)
         config = load_config(folder.path / "config.yaml", resumable(invocation.overrides))
+        mark_read(config, "resume", "output_dir", "name")  # the folder was made, and is opened, by them
     else:
         folder = create_run_folder(config, invocation.sweep_dir)
         folder.write_text("overrides.yaml", "".join(f"- {override}\n" for override in invocation.overrides))

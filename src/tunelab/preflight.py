@@ -195,7 +195,7 @@ def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -
     mark_read(config.model, "dtype", "attention", "quantization")
     if config.model.quantization in FOUR_BITS:
         mark_read(config.model, "double_quantization")
-    mark_read(config, "logger", "name", "output_dir", "resume")  # the folder was made or opened by the last three
+    mark_read(config, "logger")
     mark_read(config.logger, *config.logger)
     trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
     if plan.val_every_steps is not None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from tunelab.compose import load_config
-from tunelab.config import RunConfig
+from tunelab.config import RunConfig, mark_read
 from tunelab.errors import ConfigError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
 from tunelab.process import mend_streams
@@ -43,6 +43,7 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
     """Train the run of `folder_name` as one of several processes; the parent reads the reason of a failure."""
     folder = open_run_folder(folder_name)
     config = load_config(folder.path / "config.yaml", resumable(overrides) if resuming else ())
+    mark_read(config, "output_dir", "name", "resume")  # the parent made or opened the folder by them
     try:
         fine_tune(config, folder, overrides, resuming)
     except TunelabError as error:
