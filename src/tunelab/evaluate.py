@@ -20,6 +20,7 @@ from tunelab.model.adapter import CausalLM
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.review.command import review
+from tunelab.review.predictions import predictions_file
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
@@ -55,10 +56,11 @@ def evaluate(
         refuse_unread_keys(config, overrides)
         base, tuned = _measure(subject, prepared, examples, console)
         split = config.split.value
-        name = "predictions.jsonl" if config.split is Split.test else f"predictions-{split}.jsonl"
         if tuned.predictions:
             models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
-            write_predictions(target.path / name, {key: found.predictions for key, found in models.items()})
+            write_predictions(
+                target.path / predictions_file(config.split), {key: found.predictions for key, found in models.items()}
+            )
         found = results(split, tuned, base)
         target.merge_results(found)
         console.print(comparison_table(tuned, base))

@@ -9,7 +9,7 @@ from tunelab.config import EvaluationConfig
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.generating import Completion, Sampling, can_be_completed, generate
 from tunelab.evaluation.metrics import Answer, Metric
-from tunelab.model.tokenizer import completion_text
+from tunelab.model.tokenizer import completion_text, pad_token_id
 
 
 def complete(
@@ -31,7 +31,7 @@ def complete(
             max_new_tokens=config.max_new_tokens,
             batch_tokens=config.generation_batch_tokens,
             end_token_ids=end_token_ids,
-            pad_token_id=int(tokenizer.pad_token_id),
+            pad_token_id=pad_token_id(tokenizer),
             sampling=_sampling(config),
             sample_numbers=[number for _, number in asked],
             scored=config.temperature == 0 and any(metric.needs_probability for metric in metrics),

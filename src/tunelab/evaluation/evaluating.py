@@ -22,6 +22,7 @@ from tunelab.evaluation.scoring import parse_object
 from tunelab.evaluation.statistics import Floats
 from tunelab.evaluation.sums import TokenScores
 from tunelab.evaluation.voting import score_samples
+from tunelab.model.tokenizer import pad_token_id
 from tunelab.model.virtual_tokens import num_virtual_tokens
 
 
@@ -95,11 +96,11 @@ def evaluate_split(
     """
     config = settings.config
     examples = examples[: config.max_examples]
-    sums = example_sums(model, examples, settings, int(tokenizer.pad_token_id))
+    sums = example_sums(model, examples, settings, pad_token_id(tokenizer))
     metrics = {"num_examples": float(len(examples)), "num_supervised_tokens": float(sums[:, 1].sum())}
     scores, predictions, chosen = token_level_scores(sums), list[Prediction](), list[Metric]()
     choice_metrics = chosen_choice_metrics(config)
-    choices = _choices(model, examples, settings, int(tokenizer.pad_token_id)) if choice_metrics else []
+    choices = _choices(model, examples, settings, pad_token_id(tokenizer)) if choice_metrics else []
     tables = _tables(choice_metrics, choices)
     if any(each is not None for each in choices):
         metrics |= _choice_counts(examples, choices)

@@ -31,11 +31,11 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
     """
     source, models, examples = open_predictions(config)
     page = comparison_page(" and ".join(models), models, examples, config.max_examples)
+    differ = not all(example.are_alike for example in examples)
+    key, items = None, []
     if config.sheet and len(models) == 2:
         mark_read(config, "num_items", "seed")  # also where nothing differs
-    differ = not all(example.are_alike for example in examples)
-    has_sheet = config.sheet and len(models) == 2 and differ
-    key, items = make_sheet(models, examples, config.num_items, config.seed) if has_sheet else (None, [])
+        key, items = make_sheet(models, examples, config.num_items, config.seed) if differ else (None, [])
     folder = Path(config.to) if config.to else free_name(source / "review")
     refuse_unread_keys(config, overrides)
     with complete_folder(folder) as staging:

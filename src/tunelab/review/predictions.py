@@ -37,6 +37,11 @@ class Reviewed:
         return len({each.completion for each in self.written.values()}) == 1
 
 
+def predictions_file(split: Split) -> str:
+    """The name under which an evaluation of this split leaves its completions."""
+    return "predictions.jsonl" if split is Split.test else f"predictions-{split.value}.jsonl"
+
+
 def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[Reviewed]]:
     """The folder of the (first) file of `config`, the models that it chooses, and what they wrote.
 
@@ -45,8 +50,7 @@ def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[R
     """
     paths = [Path(path) for path in config.predictions]
     if config.run is not None:
-        suffix = "" if config.split is Split.test else f"-{config.split.value}"
-        paths = [Path(config.run) / f"predictions{suffix}.jsonl"]
+        paths = [Path(config.run) / predictions_file(config.split)]
     models, examples = read_predictions(paths)
     unknown = [name for name in config.models if name not in models]
     if unknown or len(config.models) == 1:
