@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tunelab.evaluation.decoding import cache_name, reserved_cache
+from tunelab.evaluation.reserving import cache_name, reserved_cache
 from tunelab.evaluation.sampling import Sampling, draw
 from tunelab.model.adapter import CausalLM, base_of
 
