@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from tunelab.errors import DataError
-from tunelab.evaluation import generating
+from tunelab.evaluation import generating, reading, reserving
 from tunelab.evaluation.decoding import Completion
 from tunelab.evaluation.sampling import Sampling
 from tunelab.model.attention import VARLEN
@@ -203,3 +203,38 @@ def test_the_most_likely_token_alone_is_greedy():
     model, prompts = make(), make_prompts(8)
     assert run(model, prompts, sampling=Sampling(top_k=1)) == run(model, prompts)
     assert run(model, prompts, sampling=Sampling(top_p=1e-9)) == run(model, prompts)
+
+
+def test_samples_of_one_prompt_share_its_pass(monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(), make_prompts(5)
+    widths: list[torch.Size] = []
+    forward = model.model.forward
+
+    def watched(*arguments, **named):
+        widths.append(named["input_ids"].shape)
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(model.model, "forward", watched)
+    sampling = {"sampling": Sampling(seed=3), "max_new_tokens": 9}
+    together = run(model, [prompt for prompt in prompts for _ in range(6)], [*range(6)] * 5, **sampling)
+    assert widths[0] == (5, max(map(len, prompts)))
+    assert {shape[1] for shape in widths[1:]} == {1}
+    assert widths[1][0] > 5
+    alone = [run(model, [prompt], [number], **sampling)[0] for prompt in prompts for number in range(6)]
+    assert together == alone
+
+
+def test_many_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(), make_prompts(30)
+    expected = run(model, prompts)
+    monkeypatch.setattr(reading, "PROMPT_TOKENS", 50)
+    assert run(model, prompts) == expected
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_room_grows(name: str, monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(name), make_prompts(6)
+    expected = run(model, prompts)
+    for growth in (1, 5):
+        monkeypatch.setattr(reserving, "GROWTH", growth)
+        assert run(model, prompts) == expected

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.decoding import Completion, Decoding, Request, decode
 from tunelab.model.attention import VARLEN, attention_implementation, dense_implementation
+from tunelab.model.one_query import ONE_QUERY, attends_one_query
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def generate(
     requests = _requests(prompts, numbers, decoding.max_new_tokens, max_positions_of(model))
     room = decoding.max_new_tokens + num_virtual_tokens(model)
     completions: dict[int, Completion] = {}
-    with inference(model), dense_attention(causal_lm):
+    with inference(model), _decoding_attention(causal_lm):
         for batch in _batches(requests, room, decoding.batch_tokens, even=_needs_even_rows(model, causal_lm)):
             decoded = in_halves(lambda part: decode(model, causal_lm, part, decoding), batch)
             completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
@@ -74,6 +75,14 @@ def dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
     """Variable-length attention knows neither padding nor a cache, so a model that has it decodes without."""
     has_varlen = causal_lm.config._attn_implementation == VARLEN  # pyright: ignore[reportPrivateUsage]
     return attention_implementation(causal_lm, dense_implementation(causal_lm)) if has_varlen else nullcontext()
+
+
+def _decoding_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
+    """Attention that is fast for one token a row, in place of `sdpa`; any other choice of the model stays."""
+    implementation = str(causal_lm.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]
+    if implementation in ("sdpa", VARLEN) and attends_one_query(causal_lm):
+        return attention_implementation(causal_lm, ONE_QUERY)
+    return dense_attention(causal_lm)
 
 
 def causal_lm_of(model: torch.nn.Module) -> PreTrainedModel:

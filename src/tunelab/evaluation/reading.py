@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from tunelab.evaluation.reserving import cache_name, can_select_rows, fill, reserved_cache
+from tunelab.evaluation.reserving import cache_name, can_select_rows, fill, in_parts, reserved_cache
+from tunelab.model.one_query import ONE_QUERY
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens, prompt_cache, prompt_embeddings
+
+PROMPT_TOKENS = 4096  # positions of a pass over prompts: more of them gain nothing, and take memory
 
 
 class Reader:
@@ -27,32 +30,34 @@ class Reader:
         last_position: int,
     ) -> None:
         num_virtual, in_cache = num_virtual_tokens(model), keeps_tokens_in_cache(model)
-        width = num_virtual + max(map(len, prompts))
-        self._cache = reserved_cache(causal_lm, width + room)
         self._cache_name = cache_name(causal_lm)
-        self.can_select = can_select_rows(self._cache)
-        if self.can_select:
-            prompts, self._owners = _distinct(prompts, causal_lm.device)
-        else:
-            self._owners = None
+        self.can_select = can_select_rows(reserved_cache(causal_lm, 0))
+        prompts, self._owners = _distinct(prompts, causal_lm.device) if self.can_select else (prompts, None)
+        whole = causal_lm.config._attn_implementation == ONE_QUERY  # pyright: ignore[reportPrivateUsage]
+        self._cache = reserved_cache(causal_lm, len(prompts), whole)
         # Where virtual tokens are inputs, they take the place of that many pads between the padding and the prompt.
         input_ids, mask = left_padded(prompts, pad, causal_lm.device, 0 if in_cache else num_virtual)
-        self._inputs = {"input_ids": input_ids}
+        self._prompts = {"input_ids": input_ids}
         if in_cache:
             mask = torch.cat([mask.new_ones(len(prompts), num_virtual), mask], dim=1)
             fill(self._cache, prompt_cache(model, len(prompts)))
         elif num_virtual:
-            self._inputs = {"inputs_embeds": _embedded(model, causal_lm, input_ids, mask, num_virtual)}
+            self._prompts = {"inputs_embeds": _embedded(model, causal_lm, input_ids, mask, num_virtual)}
         self._positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
         self._last_position = num_virtual + last_position
         self._mask = torch.cat([mask, mask.new_ones(len(prompts), room)], dim=1)  # each pass takes the columns so far
-        self._num_seen = width
+        self._num_seen = mask.shape[1]
         # PEFT would put virtual tokens in front again at every token.
         self._model = causal_lm if num_virtual else model
 
     def read_prompts(self) -> torch.Tensor:
         """The logits of the first new token of each row, (rows, vocabulary)."""
-        logits = self._forward(self._mask[:, : self._num_seen])
+        num_rows, num_seen = len(self._mask), self._num_seen
+        found: list[torch.Tensor] = []
+        for rows in in_parts(self._cache, num_rows, max(1, PROMPT_TOKENS // num_seen)):
+            inputs = {name: tensor[rows] for name, tensor in self._prompts.items()}
+            found.append(self._forward(inputs, self._positions[rows], self._mask[rows, :num_seen]))
+        logits = torch.cat(found)
         if self._owners is None:
             return logits
         self.select(self._owners)
@@ -60,21 +65,26 @@ class Reader:
 
     def read(self, tokens: torch.Tensor) -> torch.Tensor:
         """Read the next token of each row, (rows,); returns the logits of the one after, (rows, vocabulary)."""
-        self._inputs = {"input_ids": tokens[:, None]}
         # A finished row that is still here must not ask for a position beyond the model's table.
         self._positions = (self._positions[:, -1:] + 1).clamp(max=self._last_position)
         self._num_seen += 1
         # Where all layers are recurrent, there is no mask after the prompt.
-        return self._forward(None if self._cache_name == "cache_params" else self._mask[:, : self._num_seen])
+        mask = None if self._cache_name == "cache_params" else self._mask[:, : self._num_seen]
+        return self._forward({"input_ids": tokens[:, None]}, self._positions, mask)
 
     def select(self, rows: torch.Tensor) -> None:
         """Make row `rows[i]` row i: leave rows out, or repeat them. Only where `can_select`."""
         self._cache.batch_select_indices(rows)
         self._positions, self._mask = self._positions[rows], self._mask[rows]
 
-    def _forward(self, mask: torch.Tensor | None) -> torch.Tensor:
-        arguments: dict[str, Any] = {**self._inputs, self._cache_name: self._cache, "attention_mask": mask}
-        return self._model(position_ids=self._positions, use_cache=True, logits_to_keep=1, **arguments).logits[:, -1]
+    def _forward(
+        self, inputs: dict[str, torch.Tensor], positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        cache: dict[str, Any] = {self._cache_name: self._cache}
+        output = self._model(
+            **inputs, **cache, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
+        )
+        return output.logits[:, -1]
 
 
 def _distinct(prompts: Sequence[list[int]], device: torch.device) -> tuple[Sequence[list[int]], torch.Tensor | None]:
