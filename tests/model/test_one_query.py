@@ -78,6 +78,18 @@ def test_what_is_not_known_here_is_done_by_torch(change: dict, monkeypatch: pyte
     assert found.shape == (2, 1, 4, 8)
 
 
+def test_autocast_is_half_precision_too(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    own = one_query.sdpa_attention_forward
+    monkeypatch.setattr(one_query, "sdpa_attention_forward", lambda *a, **k: called.append(1) or own(*a, **k))
+    tensors = [tensor.float() for tensor in draw(2, 4, 2, 7, (8, 8))]
+    with torch.autocast("cpu", torch.bfloat16):
+        one_query_attention(Layer(2), *tensors, None)
+    assert called
+    one_query_attention(Layer(2), *tensors, None)
+    assert len(called) == 1
+
+
 def test_which_models_use_it():
     config = LlamaConfig(
         vocab_size=20, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2

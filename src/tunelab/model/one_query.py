@@ -1,7 +1,7 @@
 """Attention of one new token over a cache, as two matrix products: on a CPU twice as fast as torch's own kernel.
 
 Registered with transformers under the name ONE_QUERY; more than one token, and what else is not done here, goes to
-`sdpa`. Its cost is that of reading keys and values, which must lie without gaps to be read fast (see `ReservedLayer`).
+`sdpa`. Its cost is that of reading keys and values, which must lie without gaps to be read fast.
 """
 
 from typing import Any
@@ -40,8 +40,8 @@ def one_query_attention(
     Returns:
         (rows, queries, heads, head size), and no attention weights.
     """
-    known = query.shape[2] == 1 and query.dtype in EXACT and not dropout
-    if not known or any(arguments.get(name) is not None for name in OTHERS) or not _is_plain(attention_mask):
+    asked = bool(dropout) or any(arguments.get(name) is not None for name in OTHERS)
+    if query.shape[2] > 1 or asked or not _is_exact(query) or not _is_plain(attention_mask):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **arguments
         )
@@ -53,6 +53,10 @@ def one_query_attention(
         scores.view(rows, -1, num_positions).masked_fill_(~attention_mask[:, 0], float("-inf"))
     output = torch.bmm(scores.softmax(-1), value.flatten(0, 1))
     return output.view(rows, 1, -1, value.shape[-1]), None
+
+
+def _is_exact(query: torch.Tensor) -> bool:
+    return query.dtype in EXACT and not torch.is_autocast_enabled(query.device.type)
 
 
 def _is_plain(mask: torch.Tensor | None) -> bool:
