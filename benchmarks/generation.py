@@ -27,6 +27,7 @@ from environments import machine
 
 from tunelab.config import DataConfig, ModelConfig
 from tunelab.data.preparing import prepare_data
+from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.generating import generate
 from tunelab.model.adapter import load_adapter, ready_for_adapter
 from tunelab.model.loading import load_base_model
@@ -44,10 +45,7 @@ Tokens = list[list[int]]
 
 
 def ours(model: torch.nn.Module, prompts: Prompts, ends: Sequence[int], pad: int) -> Tokens:
-    done = generate(
-        model, prompts, max_new_tokens=MAX_NEW_TOKENS, batch_tokens=BATCH_TOKENS, end_token_ids=ends, pad_token_id=pad
-    )
-    return [each.token_ids for each in done]
+    return [done.token_ids for done in generate(model, prompts, Decoding(MAX_NEW_TOKENS, BATCH_TOKENS, ends, pad))]
 
 
 def theirs(model: Any, prompts: Prompts, ends: Sequence[int], pad: int, rows: int) -> Tokens:

@@ -25,6 +25,7 @@ from tunelab.data.records import Message, Role
 from tunelab.data.rendering import decide_template
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
+from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.generating import generate, inference
 from tunelab.evaluation.streaming import TextPieces, make_chooser, stream
 from tunelab.model.generation import base_generation_config, completion_ends
@@ -81,26 +82,26 @@ def test_greedy_is_what_evaluation_generates(run_folder, model_folder):
     model = plainly(model_folder, run_folder / "adapter")
     prompts = [[5, 9, 30, 77], [3, 8, 41, 17, 90, 11]]
     greedy = make_chooser(0, 1, 0)
-    arguments = {"max_new_tokens": 20, "batch_tokens": 10**6, "end_token_ids": [1, 40], "pad_token_id": 0}
+    decoding = Decoding(20, batch_tokens=10**6, end_token_ids=[1, 40], pad_token_id=0)
 
     def streamed(prompt: list[int]) -> list[int]:
         with inference(model):
             return list(stream(model, prompt, 20, [1, 40], greedy))
 
-    tuned = [done.token_ids for done in generate(model, prompts, **arguments)]
+    tuned = [done.token_ids for done in generate(model, prompts, decoding)]
     assert [streamed(prompt) for prompt in prompts] == tuned
     with model.disable_adapter():
-        base = [done.token_ids for done in generate(model, prompts, **arguments)]
+        base = [done.token_ids for done in generate(model, prompts, decoding)]
         assert [streamed(prompt) for prompt in prompts] == base
     assert base != tuned
 
 
 def test_a_recurrent_model_answers_over_its_own_cache():
     model, prompt = miniature("mamba"), [5, 9, 30, 77]
-    arguments = {"max_new_tokens": 8, "batch_tokens": 10**6, "end_token_ids": [1], "pad_token_id": 0}
+    decoding = Decoding(8, batch_tokens=10**6, end_token_ids=[1], pad_token_id=0)
     with inference(model):
         found = list(stream(model, prompt, 8, [1], make_chooser(0, 1, 0)))
-    assert found == generate(model, [prompt], **arguments)[0].token_ids
+    assert found == generate(model, [prompt], decoding)[0].token_ids
 
 
 def test_sampling_follows_the_nucleus_and_the_seed():
@@ -141,7 +142,7 @@ def test_a_pipe_gets_answers_alone(talk, run_folder, model_folder):
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     ids = Prompter(decide_template("chat", tokenizer), tokenizer).prompt_ids([Message(Role.USER, QUESTIONS[0])])
     model = plainly(model_folder, run_folder / "adapter")
-    [done] = generate(model, [ids], max_new_tokens=6, batch_tokens=999, end_token_ids=[1], pad_token_id=0)
+    [done] = generate(model, [ids], Decoding(6, batch_tokens=999, end_token_ids=[1], pad_token_id=0))
     assert shown.out[:half] == printable(tokenizer.decode(done.token_ids), keep="\n\t") + "\n"
     both = talk(QUESTIONS[:1], max_new_tokens=6, base=True).out
     assert both.endswith(shown.out[:half])

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_generating import make, make_prompts, run
+from architectures import make, make_prompts, run
 
 from tunelab.config import EvaluationConfig
 from tunelab.evaluation.metrics import Answer, Chosen, chosen_choice_metrics, chosen_metrics

@@ -4,8 +4,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from architectures import ARCHITECTURES, VOCABULARY, make
 from peft import PromptTuningConfig, get_peft_model
-from test_generating import ARCHITECTURES, VOCABULARY, make
 from transformers import LlamaForCausalLM
 
 from tunelab.config import EvaluationConfig

@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from tunelab.config import EvaluationConfig, read_keys
 from tunelab.data.records import IGNORE_INDEX, Choice, EvaluationExample, MicroBatch, TokenizedExample
 from tunelab.evaluation import choosing, completing, evaluating
+from tunelab.evaluation.decoding import Completion
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings, evaluate_split, predict
-from tunelab.evaluation.generating import Completion
 from tunelab.evaluation.reporting import results
 from tunelab.evaluation.sums import TokenScores
 

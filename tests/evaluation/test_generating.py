@@ -1,68 +1,19 @@
-import copy
-import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, ENDS, VOCABULARY, make, make_prompts, run
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from tunelab.errors import DataError
-from tunelab.evaluation import generating
-from tunelab.evaluation.generating import Completion, Sampling, generate
+from tunelab.evaluation import generating, reading, reserving
+from tunelab.evaluation.decoding import Completion
+from tunelab.evaluation.sampling import Sampling
 from tunelab.model.attention import VARLEN
 
 pytestmark = pytest.mark.slow
-
-VOCABULARY = 60
-ENDS = [7, 11, 13]
-SIZES = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "eos_token_id": None,
-    "bos_token_id": None,
-    "initializer_range": 0.3,  # random weights that do not repeat one token for ever
-}
-GROUPED = {**SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8}
-ARCHITECTURES: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**GROUPED),
-    "gpt2": GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3,
-        eos_token_id=None, bos_token_id=None,
-    ),
-    "mistral": MistralConfig(**GROUPED, sliding_window=6),
-    "qwen2": Qwen2Config(**{k: v for k, v in GROUPED.items() if k != "head_dim"}),
-    "qwen3": Qwen3Config(**GROUPED),
-}  # fmt: skip
-
-
-def make(name: str = "llama", dtype: torch.dtype = torch.float64) -> PreTrainedModel:
-    torch.manual_seed(3)
-    return AutoModelForCausalLM.from_config(copy.deepcopy(ARCHITECTURES[name])).to(dtype)
-
-
-def make_prompts(count: int, longest: int = 20) -> list[list[int]]:
-    rng = random.Random(5)
-    return [[rng.randrange(VOCABULARY) for _ in range(rng.randint(1, longest))] for _ in range(count)]
-
-
-def run(model: torch.nn.Module, prompts: list[list[int]], **changes) -> list[Completion]:
-    arguments = {"max_new_tokens": 24, "batch_tokens": 10**6, "end_token_ids": ENDS, "pad_token_id": 0}
-    return generate(model, prompts, **{**arguments, **changes})
 
 
 def reference(model: PreTrainedModel, prompt: list[int], max_new_tokens: int = 24) -> Completion:
@@ -252,3 +203,38 @@ def test_the_most_likely_token_alone_is_greedy():
     model, prompts = make(), make_prompts(8)
     assert run(model, prompts, sampling=Sampling(top_k=1)) == run(model, prompts)
     assert run(model, prompts, sampling=Sampling(top_p=1e-9)) == run(model, prompts)
+
+
+def test_samples_of_one_prompt_share_its_pass(monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(), make_prompts(5)
+    widths: list[torch.Size] = []
+    forward = model.model.forward
+
+    def watched(*arguments, **named):
+        widths.append(named["input_ids"].shape)
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(model.model, "forward", watched)
+    sampling = {"sampling": Sampling(seed=3), "max_new_tokens": 9}
+    together = run(model, [prompt for prompt in prompts for _ in range(6)], [*range(6)] * 5, **sampling)
+    assert widths[0] == (5, max(map(len, prompts)))
+    assert {shape[1] for shape in widths[1:]} == {1}
+    assert widths[1][0] > 5
+    alone = [run(model, [prompt], [number], **sampling)[0] for prompt in prompts for number in range(6)]
+    assert together == alone
+
+
+def test_many_prompts_are_read_in_parts(monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(), make_prompts(30)
+    expected = run(model, prompts)
+    monkeypatch.setattr(reading, "PROMPT_TOKENS", 50)
+    assert run(model, prompts) == expected
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_room_grows(name: str, monkeypatch: pytest.MonkeyPatch):
+    model, prompts = make(name), make_prompts(6)
+    expected = run(model, prompts)
+    for growth in (1, 5):
+        monkeypatch.setattr(reserving, "GROWTH", growth)
+        assert run(model, prompts) == expected

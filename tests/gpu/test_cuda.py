@@ -16,6 +16,7 @@ from steps import LORA, ragged_examples, train
 from tunelab.config import Attention, DType, ModelConfig, Precision, Quantization
 from tunelab.data.collating import collate
 from tunelab.data.records import TokenizedExample
+from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.generating import generate
 from tunelab.model.adapter import CausalLM, attach_adapter, base_of
 from tunelab.model.attention import VARLEN
@@ -73,9 +74,7 @@ def test_train_then_generate_on_the_device(model_folder: Path, tmp_path: Path, q
     assert figures[-1]["train/loss"] < figures[0]["train/loss"]
     assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
     with autocast(Precision.bf16, CUDA):
-        [completion] = generate(
-            model, [[5, 6, 7]], max_new_tokens=4, batch_tokens=64, end_token_ids=[1], pad_token_id=0
-        )
+        [completion] = generate(model, [[5, 6, 7]], Decoding(4, batch_tokens=64, end_token_ids=[1], pad_token_id=0))
     assert completion.finished or len(completion.token_ids) == 4
 
 

@@ -14,6 +14,7 @@ from tunelab.config import ModelConfig, Precision, Quantization
 from tunelab.data.collating import collate
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import ModelError
+from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.generating import generate, inference
 from tunelab.model.adapter import CausalLM, attach_adapter, base_of, build_peft_config, ready_for_adapter
 from tunelab.model.attention import VARLEN, attention_implementation
@@ -121,7 +122,7 @@ def test_completions_in_a_batch_are_those_of_each_prompt_alone(name: str, exampl
     if name not in PADDED:
         model.set_attn_implementation(VARLEN)
     prompts = [example.input_ids.tolist() for example in examples]
-    found = generate(model, prompts, max_new_tokens=5, batch_tokens=1000, end_token_ids=[2], pad_token_id=0)
+    found = generate(model, prompts, Decoding(5, batch_tokens=1000, end_token_ids=[2], pad_token_id=0))
     model.set_attn_implementation("eager")
     for prompt, completion in zip(prompts, found, strict=True):
         ids = list(prompt)

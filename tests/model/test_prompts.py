@@ -22,7 +22,8 @@ from tunelab.data.collating import collate
 from tunelab.data.records import IGNORE_INDEX
 from tunelab.errors import ConfigError, DataError, ModelError
 from tunelab.evaluate import evaluate
-from tunelab.evaluation.generating import Completion, can_be_completed, generate
+from tunelab.evaluation.decoding import Completion, Decoding
+from tunelab.evaluation.generating import can_be_completed, generate
 from tunelab.finetune import fine_tune
 from tunelab.model.adapter import attach_adapter, build_peft_config, load_adapter, ready_for_adapter
 from tunelab.model.loading import enable_checkpointing, load_base_model
@@ -176,7 +177,7 @@ def make_prompts(count: int, vocabulary: int = VOCABULARY) -> list[list[int]]:
 
 def complete(model: torch.nn.Module, prompts: list[list[int]], **changes: Any) -> list[Completion]:
     arguments = {"max_new_tokens": 12, "batch_tokens": 10**6, "end_token_ids": ENDS, "pad_token_id": 0}
-    return generate(model, prompts, **{**arguments, **changes})
+    return generate(model, prompts, Decoding(**{**arguments, **changes}))
 
 
 def by_peft(model: PeftModel, prompt: list[int]) -> Completion:

@@ -20,6 +20,7 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.config import DType, ModelConfig, Precision, Quantization
 from tunelab.data.collating import collate
 from tunelab.errors import ConfigError, ModelError
+from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.generating import generate
 from tunelab.model import quantizing
 from tunelab.model.adapter import CausalLM, attach_adapter, base_of, count_parameters, ready_for_adapter
@@ -178,7 +179,7 @@ def test_it_trains_completes_and_exports(quantization: Quantization, model_folde
     model = attach_adapter(load(model_folder, quantization), LoraConfig(**LORA), seed=0)
     _, figures = train(model, ragged_examples(16), tmp_path, num_steps=6, lr=1e-2, optimizer="torch.optim.AdamW")
     assert figures[-1]["train/loss"] < figures[0]["train/loss"]
-    [completion] = generate(model, [[5, 6, 7]], max_new_tokens=3, batch_tokens=64, end_token_ids=[1], pad_token_id=0)
+    [completion] = generate(model, [[5, 6, 7]], Decoding(3, batch_tokens=64, end_token_ids=[1], pad_token_id=0))
     assert completion.finished or len(completion.token_ids) == 3
     export_model(model, make_tokenizer(), str(model_folder), tmp_path / "adapter")
     with torch.no_grad():

@@ -10,9 +10,9 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from tunelab.data.records import EvaluationExample, TokenizedExample
-from tunelab.evaluation.decoding import Request, left_padded
 from tunelab.evaluation.generating import causal_lm_of, dense_attention, in_halves, inference, max_positions_of
 from tunelab.evaluation.metrics import Chosen
+from tunelab.evaluation.reading import left_padded
 from tunelab.model.virtual_tokens import num_virtual_tokens
 
 NllOf = Callable[[Sequence[TokenizedExample]], Sequence[float]]
@@ -106,8 +106,7 @@ def _scores(model: Any, causal_lm: PreTrainedModel, batch: Sequence[EvaluationEx
     """One pass over the prompts, which also scores the first token of each choice, and one over the other tokens."""
     device = causal_lm.device
     cache = DynamicCache(config=causal_lm.config)
-    prompts = [Request(place, example.prompt_ids, 0) for place, example in enumerate(batch)]
-    ids, mask = left_padded(prompts, pad, device, 0)
+    ids, mask = left_padded([example.prompt_ids for example in batch], pad, device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     output = model(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,

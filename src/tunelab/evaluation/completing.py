@@ -7,8 +7,10 @@ import torch
 
 from tunelab.config import EvaluationConfig
 from tunelab.data.records import EvaluationExample
-from tunelab.evaluation.generating import Completion, Sampling, can_be_completed, generate
+from tunelab.evaluation.decoding import Completion, Decoding
+from tunelab.evaluation.generating import can_be_completed, generate
 from tunelab.evaluation.metrics import Answer, Metric
+from tunelab.evaluation.sampling import Sampling
 from tunelab.model.tokenizer import completion_text, pad_token_id
 
 
@@ -24,21 +26,16 @@ def complete(
     can_be = [can_be_completed(model, example.prompt_ids) for example in examples]
     numbers = range(config.num_samples)
     asked = [(example, number) for example, can in zip(examples, can_be, strict=True) if can for number in numbers]
-    completions = iter(
-        generate(
-            model,
-            [example.prompt_ids for example, _ in asked],
-            max_new_tokens=config.max_new_tokens,
-            batch_tokens=config.generation_batch_tokens,
-            end_token_ids=end_token_ids,
-            pad_token_id=pad_token_id(tokenizer),
-            sampling=_sampling(config),
-            sample_numbers=[number for _, number in asked],
-            scored=config.temperature == 0 and any(metric.needs_probability for metric in metrics),
-        )
-        if asked
-        else ()
+    decoding = Decoding(
+        max_new_tokens=config.max_new_tokens,
+        batch_tokens=config.generation_batch_tokens,
+        end_token_ids=end_token_ids,
+        pad_token_id=pad_token_id(tokenizer),
+        sampling=_sampling(config),
+        scored=config.temperature == 0 and any(metric.needs_probability for metric in metrics),
     )
+    prompts, samples = [example.prompt_ids for example, _ in asked], [number for _, number in asked]
+    completions = iter(generate(model, prompts, decoding, samples))
     return [
         [_answer(tokenizer, next(completions), example) for _ in numbers] if can else None
         for example, can in zip(examples, can_be, strict=True)

@@ -9,11 +9,9 @@ from transformers import PreTrainedModel
 
 from tunelab.errors import DataError, ModelError
 from tunelab.evaluation.decoding import Completion, Decoding, Request, decode
-from tunelab.evaluation.sampling import Sampling
 from tunelab.model.attention import VARLEN, attention_implementation, dense_implementation
+from tunelab.model.one_query import ONE_QUERY, attends_one_query
 from tunelab.model.virtual_tokens import keeps_tokens_in_cache, num_virtual_tokens
-
-__all__ = ["Completion", "Sampling", "generate", "inference"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,37 +20,30 @@ R = TypeVar("R")
 def generate(
     model: torch.nn.Module,
     prompts: Sequence[list[int]],
-    *,
-    max_new_tokens: int,
-    batch_tokens: int,
-    end_token_ids: Sequence[int],
-    pad_token_id: int,
-    sampling: Sampling | None = None,
+    decoding: Decoding,
     sample_numbers: Sequence[int] | None = None,
-    scored: bool = False,
 ) -> list[Completion]:
-    """Complete each prompt, in input order: greedily (always the most likely token), or drawn as `sampling` says.
+    """Complete each prompt, in input order: greedily, or drawn as `decoding` says.
 
     Draws are a function of (seed, prompt, its number in `sample_numbers`, position): a prompt that is given n times
     with the numbers 0 to n - 1 gets n independent samples; equal prompts with equal numbers get the same one.
-    `scored`: completions have their log-probability, of the model as it is, without temperature or nucleus.
 
-    Prompts of like length share a batch, left-padded, of at most `batch_tokens` positions ((longest prompt +
-    max_new_tokens) x rows; a single prompt may exceed it). Out of memory: the batch is halved and repeated. A
-    prompt of n tokens gets min(max_new_tokens, max_position_embeddings - n) new tokens, so that no position
-    is beyond those the model has. Virtual tokens of a prompt method count as positions of every prompt. `model`: a
-    transformers causal LM, or a PeftModel of one. It is in eval mode meanwhile, and as before afterwards.
+    Prompts of like length share a batch, left-padded, and equal ones in a batch are read once. Out of memory: the
+    batch is halved and repeated. A prompt of n tokens gets min(max_new_tokens, max_position_embeddings - n) new
+    tokens, so that no position is beyond those the model has. Virtual tokens of a prompt method count as positions of
+    every prompt. `model`: a transformers causal LM, or a PeftModel of one. It is in eval mode meanwhile, and as before
+    afterwards.
 
     Raises DataError for a prompt without tokens or one that leaves no position free, ModelError for a model
     that this loop cannot decode.
     """
     causal_lm = causal_lm_of(model)
-    requests = _requests(prompts, sample_numbers or [0] * len(prompts), max_new_tokens, max_positions_of(model))
-    decoding = Decoding(end_token_ids, pad_token_id, sampling, scored)
-    room = max_new_tokens + num_virtual_tokens(model)
+    numbers = sample_numbers or [0] * len(prompts)
+    requests = _requests(prompts, numbers, decoding.max_new_tokens, max_positions_of(model))
+    room = decoding.max_new_tokens + num_virtual_tokens(model)
     completions: dict[int, Completion] = {}
-    with inference(model), dense_attention(causal_lm):
-        for batch in _batches(requests, room, batch_tokens, even=_needs_even_rows(model, causal_lm)):
+    with inference(model), _decoding_attention(causal_lm):
+        for batch in _batches(requests, room, decoding.batch_tokens, even=_needs_even_rows(model, causal_lm)):
             decoded = in_halves(lambda part: decode(model, causal_lm, part, decoding), batch)
             completions |= {request.index: done for request, done in zip(batch, decoded, strict=True)}
     return [completions[index] for index in range(len(prompts))]
@@ -84,6 +75,14 @@ def dense_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
     """Variable-length attention knows neither padding nor a cache, so a model that has it decodes without."""
     has_varlen = causal_lm.config._attn_implementation == VARLEN  # pyright: ignore[reportPrivateUsage]
     return attention_implementation(causal_lm, dense_implementation(causal_lm)) if has_varlen else nullcontext()
+
+
+def _decoding_attention(causal_lm: PreTrainedModel) -> AbstractContextManager[None]:
+    """Attention that is fast for one token a row, in place of `sdpa`; any other choice of the model stays."""
+    implementation = str(causal_lm.config._attn_implementation)  # pyright: ignore[reportPrivateUsage]
+    if implementation in ("sdpa", VARLEN) and attends_one_query(causal_lm):
+        return attention_implementation(causal_lm, ONE_QUERY)
+    return dense_attention(causal_lm)
 
 
 def causal_lm_of(model: torch.nn.Module) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from tunelab.evaluation.decoding import cache_name, reserved_cache
+from tunelab.evaluation.reserving import cache_name, reserved_cache
 from tunelab.evaluation.sampling import Sampling, draw
 from tunelab.model.adapter import CausalLM, base_of
 
@@ -22,7 +22,7 @@ def stream(
     """
     causal_lm: Any = model
     device = next(model.parameters()).device
-    name, cache = cache_name(base_of(model)), reserved_cache(base_of(model), len(prompt_ids) + num_new_tokens)
+    name, cache = cache_name(base_of(model)), reserved_cache(base_of(model), num_rows=1)
     ids = torch.tensor([list(prompt_ids)], device=device)
     num_seen = 0
     for _ in range(num_new_tokens):
