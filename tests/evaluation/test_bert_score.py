@@ -12,7 +12,7 @@ from tunelab.errors import ConfigError
 from tunelab.evaluation.metrics import Answer, check_metrics, chosen_metrics
 from tunelab.evaluation.scores import estimates, score_answers
 
-WORDS = "the cat sat on a mat dog ran fast and slow".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "fast", "and", "slow"]
 PAIRS = [
     ("the cat sat", "a cat sat on the mat"),
     ("the dog ran fast and slow and fast and slow", "the cat"),
