@@ -10,6 +10,7 @@ from conftest import make_model, make_tokenizer
 from exported_runs import write_adapter
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from rich.console import Console
+from tokenizers import processors
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import EvaluationConfig, HarnessConfig, to_plain
@@ -222,6 +223,29 @@ def test_a_line_break_ends_a_completion_without_changing_it(monkeypatch):
     assert ends == {"<|end|>", "<|user|>", "\n"}
     monkeypatch.setattr(lm, "_stops", lambda until: set())
     assert lm.generate_until([Asked("what is two", {"until": ["\n", "two"], "max_gen_toks": 60})]) == [text]
+
+
+def test_the_first_token_is_put_in_front_once_as_its_own_wrapper_does_it():
+    from lm_eval.models.huggingface import HFLM
+
+    from tunelab.evaluation.harness.language_model import LanguageModel
+
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "<|system|>"
+    place = tokenizer.convert_tokens_to_ids("<|system|>")
+    template = processors.TemplateProcessing("<|system|> $A", None, [("<|system|>", place)])
+    tokenizer.backend_tokenizer.post_processor = template
+    model = make_model(len(tokenizer))
+    wrapped = HFLM(pretrained=model, tokenizer=tokenizer)
+    lm = LanguageModel(model, tokenizer, settings_of(model), None)
+    assert lm.prefix_token_id == wrapped.prefix_token_id == place
+    for text in ("what is two", "<|system|>what is two", " plus", ""):
+        assert lm.tok_encode(text) == wrapped.tok_encode(text)
+        assert lm.tok_encode(text, add_special_tokens=False) == wrapped.tok_encode(text, add_special_tokens=False)
+    for pair in (("what is two ", "plus"), ("what", " is")):
+        assert lm._encode_pair(*pair) == wrapped._encode_pair(*pair)
+    chat = LanguageModel(model, tokenizer, settings_of(model), decide_template("auto", tokenizer))
+    assert chat.tok_encode("what")[:1] != [place]  # the template writes it where the model wants one
 
 
 def test_few_shots_are_rendered_as_turns():

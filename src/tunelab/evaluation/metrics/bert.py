@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 from tunelab.config import EvaluationConfig
 from tunelab.embedded import locate
@@ -107,14 +109,19 @@ def load_encoder(folder: Path, layer: int) -> Encoder:
     Raises:
         ConfigError: a file is missing or does not fit.
     """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a table of weights that an encoder alone does not need
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         raise _unusable(folder, first_line(error)) from error
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    finally:
+        logging.set_verbosity(verbosity)
+    absent = map(str, [*report["missing_keys"], *report["mismatched_keys"]])
+    missing = sorted(name for name in absent if "pooler" not in name)  # which only classifiers need
     if missing:
         raise _unusable(folder, f"no weights for {missing[0]}")
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
