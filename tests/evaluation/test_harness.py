@@ -176,7 +176,7 @@ def test_long_prompts_lose_their_beginning_and_are_counted(folder):
     model.config.max_position_embeddings = 100
     tasks = loaded(tokenizer, tasks=["sum_choice"], include=str(folder), num_fewshot=15, limit=3)
     found = tasks.measure(model, tokenizer, settings_of(model))
-    assert found.metrics["num_cut_prompts"] == 9
+    assert found.metrics["num_cut_requests"] == 9
     assert found.metrics["num_examples"] == 3
 
 

@@ -29,8 +29,8 @@ READ_KEYS = {"until", "max_gen_toks", "do_sample", *SAMPLING_KEYS}
 class LanguageModel(TemplateLM):
     """Log-likelihoods by the run's own objective, completions by its own decoding loop.
 
-    `tokenizer` is public because lm-eval reads it. `num_cut` counts the prompts that were too long and lost their
-    beginning. With a `template` questions are rendered as in training.
+    `tokenizer` is public because lm-eval reads it. `num_cut` counts the requests that were too long and lost
+    their beginning. With a `template` questions are rendered as in training.
     """
 
     def __init__(

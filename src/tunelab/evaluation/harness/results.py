@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from numbers import Real
@@ -24,7 +24,8 @@ NO_FILTER = "none"
 
 def minus_exponential(sums: Floats) -> Floats:
     """Perplexity: exp of minus the ratio of log-likelihoods and words, bytes or documents."""
-    return np.exp(-ratio(sums))
+    with np.errstate(over="ignore"):
+        return np.exp(-ratio(sums))
 
 
 def bits(sums: Floats) -> Floats:
@@ -53,13 +54,9 @@ class Column:
         """The same as sums of documents where those give lm-eval's value, else as a value of all of them at once."""
         rows = [_sums(value) for value in self.values]
         applies = np.array([row is not None for row in rows], dtype=bool)
-        sums = np.array([row or (0.0, 0.0) for row in rows])
-        total: Floats = sums.sum(axis=0)
-        fitting: Callable[[Value], bool] = lambda value: math.isclose(  # noqa: E731
-            float(value(total)), self.aggregate, rel_tol=1e-6, abs_tol=1e-9
-        )
-        value = next(filter(fitting, AGGREGATIONS), None)
-        if value is None or not applies.any():
+        sums = np.array([row or (0.0, 0.0) for row in rows]).reshape(-1, 2)
+        value = self._aggregation(sums.sum(axis=0))
+        if value is None:
             metric = self._metric(overall=lambda _: self.aggregate)
             return Scores(metric, np.zeros((len(rows), 0)), applies, self.aggregate)
         is_mean = value is ratio and bool((sums[applies, 1] == 1).all())
@@ -68,6 +65,12 @@ class Column:
         is_fraction = is_mean and bool(((numbers >= 0) & (numbers <= 1)).all())
         metric = self._metric(value=value, is_rate=is_rate, unit=FRACTION if is_fraction else NO_UNIT)
         return Scores(metric, sums, applies)
+
+    def _aggregation(self, total: Floats) -> Value | None:
+        for value in AGGREGATIONS:
+            if math.isclose(float(value(total)), self.aggregate, rel_tol=1e-6, abs_tol=1e-9):
+                return value
+        return None
 
     def _metric(self, unit: Unit = NO_UNIT, **properties: Any) -> Metric:
         return Metric(f"{self.task}/{self.key}", f"{self.task} {self.key}", unit, better=self.better, **properties)
@@ -110,11 +113,11 @@ class TaskResults:
         return cls(tuple(columns), tuple(samples), signatures)
 
     def evaluation(self, num_cut: int) -> SplitEvaluation:
-        """As of a split, whose metrics are named `<task>/<metric>`; `num_cut` prompts lost their beginning."""
+        """As of a split, whose metrics are named `<task>/<metric>`; `num_cut` requests lost their beginning."""
         scores = [column.scores() for column in self.columns]
         found = estimates(scores)
         counts = {"num_examples": float(len({sample["id"] for sample in self.samples}))}
-        counts |= {"num_cut_prompts": float(num_cut)} if num_cut else {}
+        counts |= {"num_cut_requests": float(num_cut)} if num_cut else {}
         return SplitEvaluation(
             metrics=counts | {name: each.value for name, each in found.items()},
             predictions=[],

@@ -44,7 +44,6 @@ class Tasks:
         from tunelab.evaluation.harness.language_model import LanguageModel
 
         language_model = LanguageModel(model, tokenizer, settings, self.template)
-
         random.seed(SEED)
         np.random.seed(OTHER_SEED)
         torch.manual_seed(OTHER_SEED)
