@@ -3,7 +3,7 @@
 import datetime
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,8 +14,10 @@ from tunelab.data.preparing import report_table
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import ConfigError, DataError
 from tunelab.evaluation.evaluating import SplitEvaluation
+from tunelab.evaluation.harness.results import write_samples
+from tunelab.evaluation.harness.tasks import Tasks, load_tasks
 from tunelab.evaluation.reporting import comparison_table, results, write_predictions
-from tunelab.measuring import prove_shortcuts
+from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import CausalLM
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
@@ -25,13 +27,17 @@ from tunelab.run import RunFolder, make_new_folder
 from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 
+HARNESS = "harness"  # what stands for the split in the names of its metrics
+_Measured = dict[str, SplitEvaluation]  # split, or HARNESS → what one model got
+
 
 def evaluate(
     config: EvaluateConfig, run: RunConfig | None, folder: RunFolder | None, overrides: Sequence[str]
 ) -> dict[str, float]:
     """Measure what `config` names; `run` and `folder` are those of `config.run`, where it is given.
 
-    Writes predictions.jsonl (for other splits predictions-<split>.jsonl) and adds the metrics to summary.json.
+    Writes predictions.jsonl (for other splits predictions-<split>.jsonl), harness.jsonl, and adds the metrics to
+    summary.json.
 
     Raises:
         TunelabError: something is missing or does not fit.
@@ -53,21 +59,27 @@ def evaluate(
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)
         _mark_read_later(config, subject)
+        tasks = load_tasks(config.harness, subject.template()) if config.harness.tasks else None
         refuse_unread_keys(config, overrides)
-        base, tuned = _measure(subject, prepared, examples, console)
-        split = config.split.value
-        if tuned.predictions:
-            models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
-            write_predictions(
-                target.path / predictions_file(config.split), {key: found.predictions for key, found in models.items()}
-            )
-        found = results(split, tuned, base)
-        target.merge_results(found)
-        console.print(comparison_table(tuned, base))
+        wanted = _Wanted(config.split.value, examples, tasks)
+        base, tuned = _measure(subject, prepared, wanted, console)
+        models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
+        predictions = {key: found[wanted.split].predictions for key, found in models.items()}
+        if predictions["tuned"]:
+            write_predictions(target.path / predictions_file(config.split), predictions)
+        if tasks:
+            write_samples(target.path / "harness.jsonl", {key: found[HARNESS].samples for key, found in models.items()})
+        metrics: dict[str, float] = {}
+        for name in tuned:
+            before = base[name] if base else None
+            found = results(name, tuned[name], before)
+            target.merge_results(found)
+            metrics |= found["metrics"]
+            console.print(comparison_table(tuned[name], before))
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
         if config.pages:
             review(ReviewConfig(run=str(target.path), split=config.split), ())
-        return dict(found["metrics"])
+        return metrics
 
 
 def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence[str]) -> EvaluationConfig:
@@ -91,25 +103,36 @@ def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:
     mark_read(run.trainer, "micro_batch_tokens")
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What each model is measured on."""
+
+    split: str
+    examples: Sequence[EvaluationExample]
+    tasks: Tasks | None
+
+    def of(self, model: CausalLM, measure: Measurement) -> _Measured:
+        found = {self.split: measure(model, self.examples)}
+        return found | ({HARNESS: measure.on_tasks(model, self.tasks)} if self.tasks else {})
+
+
 def _measure(
-    subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
-) -> tuple[SplitEvaluation | None, SplitEvaluation]:
+    subject: Subject, prepared: Prepared, wanted: _Wanted, console: Console
+) -> tuple[_Measured | None, _Measured]:
     """Base, where it is asked for, and tuned; a fully tuned model is loaded after the base, an adapter put on it."""
     device, wants_base = prepared.device, subject.run.evaluation.base
     if subject.whole is not None:
-        base = _measure_one(load_base(subject, device), subject, prepared, examples, console) if wants_base else None
+        base = _measure_one(load_base(subject, device), subject, prepared, wanted, console) if wants_base else None
         tuned = load_tuned(subject, device, prepared.precision)
-        return base, _measure_one(tuned, subject, prepared, examples, console)
+        return base, _measure_one(tuned, subject, prepared, wanted, console)
     base_model = load_base(subject, device)
     measure = prove_shortcuts(subject.run, prepared, base_model, console)
-    base = measure(base_model, examples) if wants_base else None  # before the adapter: some change the base
-    return base, measure(load_tuned(subject, device, prepared.precision, base_model), examples)
+    base = wanted.of(base_model, measure) if wants_base else None  # before the adapter: some change the base
+    return base, wanted.of(load_tuned(subject, device, prepared.precision, base_model), measure)
 
 
-def _measure_one(
-    model: CausalLM, subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
-) -> SplitEvaluation:
-    return prove_shortcuts(subject.run, prepared, model, console)(model, examples)
+def _measure_one(model: CausalLM, subject: Subject, prepared: Prepared, wanted: _Wanted, console: Console) -> _Measured:
+    return wanted.of(model, prove_shortcuts(subject.run, prepared, model, console))
 
 
 def _examples(prepared: Prepared, split: Split) -> Sequence[EvaluationExample]:

@@ -10,6 +10,7 @@ from tunelab.config import EvaluationConfig, RunConfig
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.copying import trained_texts
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
+from tunelab.evaluation.harness.tasks import Tasks
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
 from tunelab.model.generation import completion_ends
@@ -33,18 +34,25 @@ class Measurement:
 
     def __call__(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> SplitEvaluation:
         """Loss, completions and scores of `model` on `examples`."""
+        with autocast(self.prepared.precision, self.prepared.device):
+            return evaluate_split(model, self.prepared.tokenizer, examples, self._settings(model))
+
+    def on_tasks(self, model: CausalLM, tasks: Tasks) -> SplitEvaluation:
+        """What lm-evaluation-harness finds."""
+        with autocast(self.prepared.precision, self.prepared.device):
+            return tasks.measure(model, self.prepared.tokenizer, self._settings(model))
+
+    def _settings(self, model: CausalLM) -> SplitSettings:
         prepared = self.prepared
-        with autocast(prepared.precision, prepared.device):
-            settings = SplitSettings(
-                score_tokens=lambda batch: self.objective.score_tokens(model, batch),
-                padded=self.padded,
-                micro_batch_tokens=self.micro_batch_tokens,
-                device=prepared.device,
-                config=self.config,
-                end_token_ids=self.ends,
-                train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
-            )
-            return evaluate_split(model, prepared.tokenizer, examples, settings)
+        return SplitSettings(
+            score_tokens=lambda batch: self.objective.score_tokens(model, batch),
+            padded=self.padded,
+            micro_batch_tokens=self.micro_batch_tokens,
+            device=prepared.device,
+            config=self.config,
+            end_token_ids=self.ends,
+            train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
+        )
 
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""

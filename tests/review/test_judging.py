@@ -168,6 +168,11 @@ def test_replies_without_a_verdict_and_refusals_are_left_out(server, tmp_path):
     ("reply", "error", "said_then"),
     [
         ((401, "no"), ConfigError, "api_key_env: the judge refuses the key in the environment variable OPENAI_API_KEY"),
+        (
+            (400, "Unsupported value: 'temperature'"),
+            TunelabError,
+            "mend base_url or judge, or set temperature=null, and",
+        ),
         ((404, '{"error": "no such model"}'), TunelabError, "found HTTP 404 .*no such model"),
         ((302, "", {"Location": "http://127.0.0.1:1/"}), TunelabError, "found HTTP 302"),
         ((200, "<html>"), TunelabError, "expected a reply of the OpenAI chat completions interface"),
@@ -182,6 +187,20 @@ def test_what_does_not_pass_is_one_sentence(server, tmp_path, reply, error, said
     server.reply = lambda body, number: reply
     with pytest.raises(error, match=said_then):
         judge(config(tmp_path, server, num_retries=1), ())
+
+
+def test_a_model_that_wants_its_limit_under_another_name(server, tmp_path):
+    write(tmp_path, [("bad", "good"), ("bad", "good good")])
+    server.reply = lambda body, number: (
+        by_quality(body, number) if "max_tokens" not in body else (400, "use 'max_completion_tokens' instead")
+    )
+    judge(config(tmp_path, server, temperature=None, num_parallel=1), ())
+    assert found(tmp_path)["preference"]["num_wins"] == 2
+    bodies = [body for *_, body in server.requests]
+    assert len(bodies) == 5  # asked in vain once
+    assert all(body["max_completion_tokens"] == 1024 and "temperature" not in body for body in bodies[1:])
+    judge(config(tmp_path, server, temperature=None), ())
+    assert len(server.requests) == 5  # the replies are kept all the same
 
 
 def test_nothing_listens(server, tmp_path):

@@ -14,6 +14,9 @@ from tunelab.config.data import (
 from tunelab.config.evaluation import (
     EvaluationConfig,
 )
+from tunelab.config.harness import (
+    HarnessConfig,
+)
 from tunelab.config.judge import (
     JudgeConfig,
 )
@@ -81,6 +84,7 @@ __all__ = [
     "EvaluationConfig",
     "ExportConfig",
     "ExportKind",
+    "HarnessConfig",
     "InspectConfig",
     "JudgeConfig",
     "MixedSourceConfig",

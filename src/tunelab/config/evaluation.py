@@ -15,6 +15,8 @@ class EvaluationConfig(Section):
     generate: bool = True  # completions and their scores, besides the loss
     metrics: Any = "auto"  # names, see docs/evaluation.md; auto: what fits the references
     regex: str | None = None  # the pattern that the metric regex_match looks for
+    bert_score_model: str | None = None  # the folder of the encoder that the metric bert_score compares with
+    bert_score_layer: int | None = None  # its layer, from 1; null: the last
     max_examples: int | None = None  # first examples of the split; None: all
     max_new_tokens: int = 256
     temperature: float = 0.0  # 0: greedy, always the most likely token; above: tokens are drawn
@@ -55,6 +57,8 @@ class EvaluationConfig(Section):
         keys = ["base", "generate", "max_examples", "metrics"]
         if "regex_match" in self.metrics:
             keys += ["regex"]
+        if "bert_score" in self.metrics:
+            keys += ["bert_score_model", "bert_score_layer"]
         if self.generate:
             keys += ["max_new_tokens", "generation_batch_tokens", "temperature", "num_samples"]
         if self.generate and self.temperature > 0:

@@ -18,7 +18,7 @@ class JudgeConfig(PredictionsConfig):
     num_examples: int | None = None  # drawn at random by `seed`; null: all
     seed: int = 0  # of the draw
     max_tokens: int = 1024  # of one reply
-    temperature: float = 0.0
+    temperature: float | None = 0.0  # null: is not sent, for models that allow their own alone
     num_parallel: int = 4  # requests under way at once
     timeout_seconds: float = 120.0  # of one request
     num_retries: int = 5  # after what may pass: no connection, timeouts, 408, 409, 429, 5xx
@@ -32,7 +32,8 @@ class JudgeConfig(PredictionsConfig):
             require(getattr(self, key) >= 1, key, "at least 1", getattr(self, key))
         number = self.num_examples
         require(number is None or number >= 1, "num_examples", "null or at least 1", number)
-        require(self.temperature >= 0, "temperature", "0 or more", self.temperature)
+        temperature = self.temperature
+        require(temperature is None or temperature >= 0, "temperature", "null, or 0 or more", temperature)
         require(self.timeout_seconds > 0, "timeout_seconds", "more than 0", self.timeout_seconds)
         require(self.num_retries >= 0, "num_retries", "0 or more", self.num_retries)
         require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tunelab.config.data import DataConfig
 from tunelab.config.evaluation import EvaluationConfig
+from tunelab.config.harness import HarnessConfig
 from tunelab.config.model import DType, ModelConfig
 from tunelab.config.section import MISSING, Section, require, to_plain
 from tunelab.config.training import ObjectiveConfig, OptimConfig, TrainerConfig
@@ -110,6 +111,7 @@ class EvaluateConfig(SubjectConfig):
     output_dir: str = "outputs"  # without `run`: results go to <output_dir>/evaluations/…
     data: DataConfig = field(default_factory=DataConfig)  # without `run`
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    harness: HarnessConfig = field(default_factory=HarnessConfig)  # tasks of lm-evaluation-harness, besides the split
 
     def __post_init__(self) -> None:
         self.require_tuned()

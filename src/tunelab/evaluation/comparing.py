@@ -9,7 +9,7 @@ import numpy as np
 
 from tunelab.errors import DataError
 from tunelab.evaluation.metrics.registry import ratio
-from tunelab.evaluation.scores import Scores, columns
+from tunelab.evaluation.scores import Scores, by_number, columns
 from tunelab.evaluation.statistics import (
     Floats,
     Interval,
@@ -56,7 +56,7 @@ class Comparison:
 def compare(first: Sequence[Scores], second: Sequence[Scores]) -> dict[str, Comparison]:
     """Compare two models, metric by metric, on the metrics that both have.
 
-    Each metric's scores are for the same examples in the same order.
+    Each metric's scores are for the same examples in the same order; those of another metric may be for others.
 
     Raises:
         DataError: they are for different numbers of examples, or a metric applies to different ones.
@@ -66,9 +66,9 @@ def compare(first: Sequence[Scores], second: Sequence[Scores]) -> dict[str, Comp
     pairs = [pair for pair in pairs if _is_paired(*pair)]
     comparisons = {a.name: Comparison(change=b.value - a.value, count=a.count) for a, b in pairs}
     resampled = [pair for pair in pairs if pair[0].overall is None and len(pair[0].applies) > 1]
-    if resampled:
-        comparisons |= _with_intervals(resampled, comparisons)
-        comparisons |= _with_tests(resampled, comparisons)
+    for group in by_number(resampled, lambda pair: len(pair[0].applies)):
+        comparisons |= _with_intervals(group, comparisons)
+        comparisons |= _with_tests(group, comparisons)
     return _with_verdicts(pairs, comparisons)
 
 
@@ -98,13 +98,17 @@ def _with_intervals(pairs: Pairs, comparisons: Mapping[str, Comparison]) -> dict
     result: dict[str, Comparison] = {}
     for (scores, other), place in zip(pairs, columns([a for a, _ in pairs]), strict=True):
         value = scores.metric.value
-        if scores.metric.is_rate:
+        if _are_rates(scores, other):
             interval = _rate_interval(scores, other)
         else:
             changes = _difference(value(sums[:, width:][:, place]), value(sums[:, :width][:, place]))
             interval = percentile_interval(changes)
         result[scores.name] = replace(comparisons[scores.name], interval=interval, effect_size=_effect(scores, other))
     return result
+
+
+def _are_rates(first: Scores, second: Scores) -> bool:
+    return first.metric.is_rate and second.metric.is_rate
 
 
 def _rate_interval(first: Scores, second: Scores) -> Interval:
@@ -120,7 +124,7 @@ def _with_tests(pairs: Pairs, comparisons: Mapping[str, Comparison]) -> dict[str
     result: dict[str, Comparison] = {}
     for (scores, other), place in zip(pairs, columns([a for a, _ in pairs]), strict=True):
         value, found = scores.metric.value, comparisons[scores.name]
-        if scores.metric.is_rate:
+        if _are_rates(scores, other):
             difference = (other.sums - scores.sums)[:, 0]
             p_value = mcnemar_p_value(int((difference < 0).sum()), int((difference > 0).sum()))
             result[scores.name] = replace(found, test=MCNEMAR, p_value=p_value)

@@ -54,7 +54,8 @@ class SplitEvaluation:
 
     `scores` are those of each example, which comparisons need; `estimates` have the values of `metrics` with counts and
     intervals; `not_applicable`: a metric that was asked for by name → why it has no value; `signatures`: metric → what
-    its library says of its settings; `tables`: metric → a table that explains its value.
+    its library says of its settings; `tables`: metric → a table that explains its value; `samples`: what tasks of
+    lm-evaluation-harness asked and got.
     """
 
     metrics: dict[str, float]
@@ -64,6 +65,7 @@ class SplitEvaluation:
     not_applicable: dict[str, str] = field(default_factory=dict[str, str])
     signatures: dict[str, str] = field(default_factory=dict[str, str])
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
+    samples: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +134,13 @@ def example_sums(
     model: torch.nn.Module, examples: Sequence[EvaluationExample], settings: SplitSettings, pad_token_id: int
 ) -> Floats:
     """Run the model on all examples: (num_examples, 3) sums of nll, supervised tokens, and tokens predicted right."""
-    return _sums([example.tokenized for example in examples], model, settings, pad_token_id)
+    return sequence_sums([example.tokenized for example in examples], model, settings, pad_token_id)
 
 
-def _sums(
+def sequence_sums(
     sequences: Sequence[TokenizedExample], model: torch.nn.Module, settings: SplitSettings, pad_token_id: int
 ) -> Floats:
+    """The same of any sequences."""
     padded, device = settings.padded, settings.device
     front = num_virtual_tokens(model)
     lengths = [front + each.num_tokens for each in sequences]
@@ -159,7 +162,7 @@ def _choices(
         examples,
         batch_tokens=settings.micro_batch_tokens,
         pad_token_id=pad_token_id,
-        nll_of=lambda sequences: _sums(sequences, model, settings, pad_token_id)[:, 0].tolist(),
+        nll_of=lambda sequences: sequence_sums(sequences, model, settings, pad_token_id)[:, 0].tolist(),
     )
 
 

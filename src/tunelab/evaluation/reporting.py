@@ -119,7 +119,8 @@ def _label(metric: Metric) -> str:
 
 def _caption(tuned: SplitEvaluation, base: SplitEvaluation | None) -> Text:
     examples, tokens = (int(tuned.metrics.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
-    lines = [f"{examples:,} examples, {tokens:,} supervised tokens; {_CONFIDENCE}"]
+    supervised = f", {tokens:,} supervised tokens" if "num_supervised_tokens" in tuned.metrics else ""
+    lines = [f"{examples:,} examples{supervised}; {_CONFIDENCE}"]
     if base is not None:
         lines.append(f"verdict: paired tests, Holm's adjustment over the metrics, level {LEVEL}")
     fewer: dict[int, list[str]] = {}

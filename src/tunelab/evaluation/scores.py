@@ -1,9 +1,9 @@
 """The scores of one model on a split, metric by metric and example by example, and what they say of the whole."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from tunelab.evaluation.statistics import (
 )
 
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,14 @@ def estimates(scores: Sequence[Scores]) -> dict[str, Estimate]:
     return {each.name: Estimate(each.value, each.count, intervals.get(each.name)) for each in found}
 
 
+def by_number(items: Sequence[T], number: Callable[[T], int]) -> list[list[T]]:
+    """The items apart by a number, that of examples: those of as many share their draws, whatever examples they are."""
+    groups: dict[int, list[T]] = {}
+    for item in items:
+        groups.setdefault(number(item), []).append(item)
+    return list(groups.values())
+
+
 def columns(scores: Sequence[Scores]) -> list[slice]:
     """Where the sums of each metric stand, once they are laid side by side."""
     ends = np.cumsum([each.sums.shape[1] for each in scores], dtype=int).tolist()
@@ -122,8 +131,9 @@ def _wilson(scores: Scores) -> Interval:
 
 
 def _bootstrap_intervals(scores: Sequence[Scores]) -> dict[str, Interval | None]:
-    if not scores or len(scores[0].applies) < 2:
-        return {}
-    resampled = resampled_sums(np.hstack([each.sums for each in scores]))
-    values = [each.metric.value(resampled[:, place]) for each, place in zip(scores, columns(scores), strict=True)]
-    return {each.name: percentile_interval(value) for each, value in zip(scores, values, strict=True)}
+    found: dict[str, Interval | None] = {}
+    for group in by_number([each for each in scores if len(each.applies) > 1], lambda each: len(each.applies)):
+        resampled = resampled_sums(np.hstack([each.sums for each in group]))
+        values = [each.metric.value(resampled[:, place]) for each, place in zip(group, columns(group), strict=True)]
+        found |= {each.name: percentile_interval(value) for each, value in zip(group, values, strict=True)}
+    return found

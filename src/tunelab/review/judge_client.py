@@ -19,6 +19,7 @@ from tunelab.errors import ConfigError, DataError, TunelabError
 
 Messages = Sequence[Mapping[str, str]]
 _PASSING = (408, 409, 429, 500, 502, 503, 504)
+_NEW_NAME = "max_completion_tokens"
 _BACKOFF_SECONDS = 0.5  # before the second retry, then twice as long each time; the server's Retry-After goes first
 
 
@@ -37,6 +38,7 @@ class JudgeClient:
     def __init__(self, config: JudgeConfig, path: Path) -> None:
         self._config, self._path = config, path
         self._known = _read_replies(path)
+        self._has_new_name = False
         self._session = requests.Session()
         retry = Retry(
             config.num_retries,
@@ -73,8 +75,8 @@ class JudgeClient:
 
     def _body(self, messages: Messages) -> dict[str, Any]:
         config = self._config
-        sampling = {"temperature": config.temperature, "max_tokens": config.max_tokens}
-        return {"model": config.judge, "messages": list(messages), **sampling}
+        body = {"model": config.judge, "messages": list(messages), "max_tokens": config.max_tokens}
+        return body if config.temperature is None else {**body, "temperature": config.temperature}
 
     def _key(self, messages: Messages) -> str:
         text = json.dumps([self._config.base_url, self._body(messages)], sort_keys=True)
@@ -88,15 +90,24 @@ class JudgeClient:
         config = self._config
         address = f"{config.base_url.rstrip('/')}/chat/completions"
         try:
-            response = self._session.post(
-                address, json=self._body(messages), timeout=config.timeout_seconds, allow_redirects=False
-            )
+            response = self._post(address, self._body(messages))
         except requests.RequestException as error:
             raise TunelabError(
                 f"base_url: expected a judge at {address}, found none that answers after {config.num_retries} retries "
                 f"({_reason(error)}); mend that, and type the same again: the replies so far are kept."
             ) from error
         return _read(response, config)
+
+    def _post(self, address: str, body: dict[str, Any]) -> requests.Response:
+        """The response; newer models refuse `max_tokens` and say that they want it under another name."""
+        options: dict[str, Any] = {"timeout": self._config.timeout_seconds, "allow_redirects": False}
+        if not self._has_new_name:
+            response = self._session.post(address, json=body, **options)
+            if response.status_code != 400 or _NEW_NAME not in response.text:
+                return response
+            self._has_new_name = True
+        renamed = {_NEW_NAME if name == "max_tokens" else name: value for name, value in body.items()}
+        return self._session.post(address, json=renamed, **options)
 
 
 def _read(response: requests.Response, config: JudgeConfig) -> Answered:
@@ -108,9 +119,10 @@ def _read(response: requests.Response, config: JudgeConfig) -> Answered:
     if response.status_code != 200:
         if "content_filter" in response.text:
             return Answered(response.text, is_refusal=True)
+        other = ", or set temperature=null" if "temperature" in response.text else ""
         raise TunelabError(
             f"base_url, judge: expected an answer of {config.judge!r}, found HTTP {response.status_code} "
-            f"({' '.join(response.text.split())[:200]}); mend base_url or judge, and type the same again."
+            f"({' '.join(response.text.split())[:200]}); mend base_url or judge{other}, and type the same again."
         )
     try:
         choice = response.json()["choices"][0]

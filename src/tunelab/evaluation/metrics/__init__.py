@@ -1,10 +1,9 @@
 """The metrics: each is a function of one answer; importing this package registers them, in the order of the table."""
 
 from tunelab.evaluation.metrics import matching  # noqa: I001 (the order of the rows)
-from tunelab.evaluation.metrics import fields, overlap, translation, refusals, writing
+from tunelab.evaluation.metrics import fields, overlap, translation, bert, refusals, writing
 from tunelab.evaluation.metrics import calibration, choices, copying
 from tunelab.evaluation.metrics.registry import (
-    REGEX,
     REGISTRY,
     Answer,
     Chosen,
@@ -17,13 +16,13 @@ from tunelab.evaluation.metrics.registry import (
 )
 
 __all__ = [
-    "REGEX",
     "REGISTRY",
     "Answer",
     "Chosen",
     "Metric",
     "Sums",
     "Unit",
+    "bert",
     "calibration",
     "check_metrics",
     "choices",

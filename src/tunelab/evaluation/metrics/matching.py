@@ -3,9 +3,13 @@
 import re
 import string
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
+from functools import partial
 
-from tunelab.evaluation.metrics.registry import Answer, fits_all, metric
+from tunelab.config import EvaluationConfig
+from tunelab.errors import ConfigError
+from tunelab.evaluation.metrics.registry import Answer, Metric, fits_all, metric
 from tunelab.evaluation.scoring import exact_answer, parse_object
 from tunelab.evaluation.scoring import exact_match as is_exact_match
 
@@ -62,6 +66,22 @@ def _last_match(text: str, pattern: re.Pattern[str]) -> str | None:
     return (finds[-1].group(1 if pattern.groups else 0) or "").strip() or None
 
 
+def _with_pattern(metric: Metric, config: EvaluationConfig) -> Metric:
+    """The metric with the pattern that the configuration names."""
+    if config.regex is None:
+        raise ConfigError(
+            "evaluation.regex: expected the pattern that evaluation.metrics=[regex_match] looks for, found null; set "
+            "'evaluation.regex=\"answer is (\\w+)\"', say."
+        )
+    try:
+        pattern = re.compile(config.regex)
+    except re.error as error:
+        raise ConfigError(
+            f"evaluation.regex: expected a regular expression, found {config.regex!r} ({error}); mend evaluation.regex."
+        ) from error
+    return replace(metric, score=partial(regex_match, pattern=pattern), vote=partial(_last_match, pattern=pattern))
+
+
 @metric("exact match", is_rate=True, fits=fits_all, vote=exact_answer)
 def exact_match(answer: Answer) -> bool:
     """The same JSON object as a value, or the same text after white space is normalised (`scoring.exact_match`)."""
@@ -81,7 +101,7 @@ def numeric_match(answer: Answer) -> bool | None:
     return None if expected is None else final_number(answer.completion) == expected
 
 
-@metric("regex match", is_rate=True, vote=_last_match)
+@metric("regex match", is_rate=True, vote=_last_match, configured=_with_pattern)
 def regex_match(answer: Answer, pattern: re.Pattern[str]) -> bool:
     """The pattern finds in the completion what it finds in the reference (without a find there: the reference).
 

@@ -1,9 +1,7 @@
 """What a metric is, and the list of all of them: a function of one answer becomes a metric by a decorator."""
 
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,8 +91,9 @@ class Metric:
     it says of its settings. `vote`: of a metric that is right or wrong, completion → the answer that it gives, equal
     for equal answers; None for none. `of_choices`: the answers are `Chosen`, which needs no completion; `auto`: of
     these, measured without being asked for. `needs_probability`, `needs_train`: the answers must have been given their
-    `log_probability`, their `copied_words`. `fitted`: the metric for these very answers, or None where it does not
-    apply to them. `table`: answers → a table that explains the value, for summary.json.
+    `log_probability`, their `copied_words`. `configured`: the metric with the settings that it takes, or a ConfigError.
+    `fitted`: the metric for these very answers, or None where it does not apply to them. `table`: answers → a table
+    that explains the value, for summary.json.
     """
 
     name: str
@@ -115,6 +114,7 @@ class Metric:
     auto: bool = False
     needs_probability: bool = False
     needs_train: bool = False
+    configured: "Callable[[Metric, EvaluationConfig], Metric] | None" = None
     fitted: "Callable[[Metric, Sequence[Any]], Metric | None] | None" = None
     table: Callable[[Sequence[Any]], list[dict[str, Any]]] | None = None
 
@@ -128,7 +128,6 @@ Overall = TypeVar("Overall", bound=Callable[[Sequence[Answer]], float | None])
 
 REGISTRY: dict[str, Metric] = {}
 TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")  # of the references: always measured, see token_level.py
-REGEX = "regex_match"  # the one that takes a setting
 
 
 def metric(label: str, unit: Unit = FRACTION, **properties: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -169,21 +168,22 @@ def check_metrics(config: EvaluationConfig) -> None:
     """Refuse what cannot be measured, before anything is loaded.
 
     Raises:
-        ConfigError: an unknown metric, one that needs completions where none are generated, a pattern that is missing,
-            not asked for, or no regular expression.
+        ConfigError: an unknown metric, one that needs completions where none are generated, or one whose own settings
+            are missing or wrong.
     """
     known = [AUTO, *TOKEN_METRICS, *REGISTRY]
     for name in config.metrics:
         if name not in known:
             hint = did_you_mean(name, known) or f"; set evaluation.metrics to some of {', '.join(known)}."
             raise ConfigError(f"evaluation.metrics: there is no metric {name!r}{hint}")
-        if name in REGISTRY and not REGISTRY[name].of_choices and not config.generate:
+        metric = REGISTRY.get(name)
+        if metric and not metric.of_choices and not config.generate:
             raise ConfigError(
                 f"evaluation.metrics: {name} is measured on completions, found evaluation.generate=false; set "
                 "evaluation.generate=true, or leave it out."
             )
-    if REGEX in config.metrics:
-        _check_pattern(config.regex)
+        if metric and metric.configured:
+            metric.configured(metric, config)
 
 
 def chosen_metrics(config: EvaluationConfig, references: Sequence[str]) -> list[Metric]:
@@ -193,7 +193,7 @@ def chosen_metrics(config: EvaluationConfig, references: Sequence[str]) -> list[
         for name, metric in REGISTRY.items()
         if not metric.of_choices and (name in config.metrics or (AUTO in config.metrics and metric.fits(references)))
     ]
-    return [_with_pattern(metric, config) if metric.name == REGEX else metric for metric in by_name]
+    return [metric.configured(metric, config) if metric.configured else metric for metric in by_name]
 
 
 def chosen_choice_metrics(config: EvaluationConfig) -> list[Metric]:
@@ -203,25 +203,3 @@ def chosen_choice_metrics(config: EvaluationConfig) -> list[Metric]:
         for name, metric in REGISTRY.items()
         if metric.of_choices and (name in config.metrics or (AUTO in config.metrics and metric.auto))
     ]
-
-
-def _with_pattern(metric: Metric, config: EvaluationConfig) -> Metric:
-    assert config.regex is not None, "check_metrics comes first"
-    assert metric.score is not None
-    assert metric.vote is not None
-    pattern = re.compile(config.regex)
-    return replace(metric, score=partial(metric.score, pattern=pattern), vote=partial(metric.vote, pattern=pattern))
-
-
-def _check_pattern(pattern: str | None) -> None:
-    if pattern is None:
-        raise ConfigError(
-            f"evaluation.regex: expected the pattern that evaluation.metrics=[{REGEX}] looks for, found null; set "
-            "'evaluation.regex=\"answer is (\\w+)\"', say."
-        )
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(
-            f"evaluation.regex: expected a regular expression, found {pattern!r} ({error}); mend evaluation.regex."
-        ) from error

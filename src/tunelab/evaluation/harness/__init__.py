@@ -1,0 +1,1 @@
+"""lm-evaluation-harness (the extra `eval`) on a loaded model; nothing else imports it."""
