@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
@@ -87,14 +88,15 @@ def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
     method = initialization(config)
     embeddings = {id(module.weight) for module in wrapped.modules() if isinstance(module, torch.nn.Embedding)}
     layers = {name: m for name, m in wrapped.get_base_model().named_modules() if isinstance(m, LoraLayer)}
-    for path, layer in layers.items():
-        module: Any = layer.get_base_layer()
+    bases: dict[str, Any] = {name: layer.get_base_layer() for name, layer in layers.items()}
+    plain = sorted({name.rpartition(".")[2] for name, m in bases.items() if isinstance(m, torch.nn.Linear | Conv1D)})
+    for path, module in bases.items():
         linear = isinstance(module, torch.nn.Linear | Conv1D)
         if not linear or id(module.weight) in embeddings:
             problem = ", whose weights are the input embeddings too" if linear else f" ({type(module).__name__})"
             raise ConfigError(
                 f"peft.target_modules: expected linear layers of their own weights, which {method} takes its start out "
-                f"of, found {path}{problem}; leave it out, or set peft=lora."
+                f"of, found {path}{problem}; leave it out (others: {', '.join(plain)}), or set peft=lora."
             )
         if method == "olora" and isinstance(module, Conv1D):
             raise ConfigError(
@@ -140,8 +142,13 @@ def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch])
         with attention_implementation(base, dense_implementation(base)):
             initialize_lora_eva_weights(model.eval(), rows, gather_distributed_inputs=False, show_progress_bar=False)
     if name == "loftq":
-        folder = str(cast(Any, model.get_base_model()).config._name_or_path)
-        _start_as_error(model, _SafetensorLoader(model, folder if Path(folder).is_dir() else None))  # None: cached
+        _start_as_error(model, _SafetensorLoader(model, _folder_of_weights(cast(Any, model.get_base_model()).config)))
+
+
+def _folder_of_weights(config: Any) -> str:
+    """Where the files lie that the model was loaded from: its folder, or its version in the hub's cache."""
+    name = str(config._name_or_path)
+    return name if Path(name).is_dir() else snapshot_download(name, revision=config._commit_hash, local_files_only=True)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from tunelab.config import ModelConfig
 from tunelab.embedded import locate
 from tunelab.errors import ModelError
 from tunelab.model.adapter_folder import Shapes, read_adapter_config, read_shapes
+from tunelab.model.covering import fitted
 from tunelab.model.locating import reads_local_files_only, resolve_model
 
 
@@ -114,15 +115,21 @@ def on_meta(config: PeftConfig, base: ModelConfig) -> Any:
     """The base with an adapter of this configuration, without memory; None where that cannot be made."""
     if config.is_prompt_learning:
         return None
-    model, config = empty_model(base), copy.deepcopy(config)
-    if isinstance(config, LoraConfig):
-        config.init_lora_weights = True  # others compute with the base weights
+    model = empty_model(base)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
-            return get_peft_model(model, config, low_cpu_mem_usage=True) if model is not None else None
+        return attached_on_meta(config, model) if model is not None else None
     except Exception:  # of a hundred kinds of layers some cannot be made so: loading checks them
         return None
+
+
+def attached_on_meta(config: PeftConfig, model: Any) -> Any:
+    """The `empty_model` with a fresh adapter on it, which starts as usual; whatever PEFT raises passes through."""
+    config = copy.deepcopy(config)
+    if isinstance(config, LoraConfig):
+        config.init_lora_weights = True  # others compute with the base weights
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
+        return get_peft_model(model, fitted(config, model), low_cpu_mem_usage=True)
 
 
 def empty_model(base: ModelConfig) -> Any:
