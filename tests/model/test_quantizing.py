@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from families import save_miniature
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from steps import LORA, ragged_examples, train
@@ -230,6 +231,25 @@ def test_what_is_kept_in_floating_point_is_shown(model_folder: Path):
         "kept": {"float32": ["embeddings", "lm_head", "norms"]},
     }  # fmt: skip
     assert "14 of 15 linear layers to int8" in str(quantization_report(load(model_folder, Quantization.int8), "int8"))
+
+
+class PackedTensor(torch.Tensor):
+    """Stands for torchao's weights: the layer stays torch's, its weight is a tensor of another class."""
+
+
+def test_layers_with_weights_of_another_class_are_quantised(model_folder: Path):
+    model = load(model_folder)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight = torch.nn.Parameter(layer.mlp.up_proj.weight.detach().as_subclass(PackedTensor))
+    assert str(quantization_report(model, "torchao")) == (
+        "quantised 2 of 15 linear layers to torchao; in float32: down_proj, embeddings, gate_proj, k_proj, lm_head, "
+        "norms, o_proj, q_proj, v_proj"
+    )
+
+
+def test_the_experts_that_stay_in_floating_point_are_shown(tmp_path: Path):
+    report = quantization_report(load(save_miniature("mixtral", tmp_path), Quantization.nf4), "nf4")
+    assert str(report) == "quantised 8 of 9 linear layers to nf4; in float32: embeddings, experts, gate, lm_head, norms"
 
 
 # --- checkpoints that are quantised already --------------------------------------------------------------------------
