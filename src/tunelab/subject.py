@@ -175,11 +175,15 @@ def _hand_on_float32(subject: Subject) -> bool:
 def leaves_the_base(subject: Subject) -> bool:
     """Whether the base is as it was where PEFT switches the adapters off.
 
-    Switching off leaves trained biases where they are, and what a start (PiSSA, OLoRA, …) has taken out of the weights.
+    Switching off leaves trained biases where they are, doubled layers, and what a start (PiSSA, OLoRA, …) has taken out
+    of the weights.
     """
     configs = [read_adapter_config(place) for place in subject.adapters]
     return all(
-        getattr(config, "bias", "none") == "none" and not changes_the_base(config) and initialization(config) != "loftq"
+        getattr(config, "bias", "none") == "none"
+        and not getattr(config, "layer_replication", None)
+        and not changes_the_base(config)
+        and initialization(config) != "loftq"
         for config in configs
     )
 

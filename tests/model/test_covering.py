@@ -90,8 +90,15 @@ def test_the_files_of_an_adapter_of_experts_are_checked_without_weights(tmp_path
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"use_dora": True}, r"one tensor a layer \(.*use_dora=True\); set 'peft\.target_modules=\[k_proj,o_proj,q_pr"),
-        ({"lora_dropout": 0.1}, r"^peft\.target_modules: .*\(.*lora_dropout != 0\); set .* LoRA without dropout\.$"),
+        (
+            {"use_dora": True},
+            r"^peft\.use_dora: .* one tensor a layer, found True; set 'peft\.target_modules=\[k_",
+        ),
+        (
+            {"lora_dropout": 0.1},
+            r"^peft\.lora_dropout: expected 0\.0 on experts .*, found 0\.1; set .* peft=lora\.$",
+        ),
+        ({"init_lora_weights": "mica"}, r"^peft\.init_lora_weights: expected True on experts .*, found 'mica'; set"),
         ({"target_modules": ["q_proj", "w1"]}, r"found 'w1'\. The experts .*\[down_proj,gate_up_proj\]'\.$"),
         ({"target_parameters": ["up_proj"]}, r"^peft\.target_parameters: .*down_proj, gate_up_proj\), found 'up_proj'"),
         ({"rank_pattern": {"gate_up": 2}}, r"^peft\.rank_pattern: .*found 'gate_up'; did you mean 'gate_up_proj'\?"),
@@ -113,6 +120,38 @@ def test_a_start_out_of_the_weights_of_experts_is_refused(tmp_path: Path):
         ConfigError, match=r"found model\.layers\.0\.mlp\.gate \(.*\(others: k_proj, o_proj, q_proj, v_p"
     ):
         check_started_layers(config, base)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "said"),
+    [
+        (
+            "phi3",
+            {"_target_": "peft.LNTuningConfig"},
+            r"^peft: LNTuningConfig .* 'phi3' .*there are input_layernorm, no",
+        ),
+        (
+            "gpt2",
+            {"_target_": "peft.BeftConfig"},
+            r"^peft: BeftConfig .* 'gpt2' .*there are c_attn, c_fc, c_proj\)",
+        ),
+        ("mixtral", {"_target_": "peft.IA3Config"}, r"^peft\.target_modules: .*, found 'w2' among PEFT's usual ones"),
+        ("qwen3", {"_target_": "peft.AdaptionPromptConfig"}, r"^peft: AdaptionPromptConfig .* 'qwen3' \(Unsupported"),
+    ],
+)
+def test_without_usual_modules_those_there_are_are_named(name: str, node: dict, said: str, tmp_path: Path):
+    base = ModelConfig(path=str(save_miniature(name, tmp_path)))
+    with pytest.raises(ModelError, match=said):
+        check_modules(build_peft_config(node), None, base)
+
+
+def test_all_linear_leaves_what_mamba_reads_past_an_adapter():
+    found = coverage(adapted(miniature("mamba")), everything=True)
+    assert found == Coverage({"dt_proj": 2, "in_proj": 2, "x_proj": 2}, {"mixer.out_proj": 2}, ())
+
+
+def test_a_whole_trained_module_is_not_left():
+    assert coverage(adapted(miniature("qwen3"), modules_to_save=["lm_head"]), everything=True).left == {}
 
 
 # --- a model of several modalities ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import shutil
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from tunelab.model.quantizing import (
 )
 from tunelab.model.saving import export_model
 from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
-from tunelab.training.doctor import diagnose
+from tunelab.training.doctor import diagnose, require_computable
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast
 
@@ -345,3 +346,14 @@ def test_a_checkpoint_that_is_quantised_is_not_fully_trained(saved_quantised: Pa
     config = tiny_config("peft=none", "~peft.r", f"model.path={saved_quantised}", f"output_dir={tmp_path}")
     with pytest.raises(ConfigError, match="peft=lora where the checkpoint itself is quantised"):
         plan_training(config, prepare(config), None)
+
+
+def test_a_checkpoint_that_is_not_as_it_says_is_refused(model_folder: Path, tmp_path: Path):
+    """Weights that nobody has quantised, beside a configuration that says so."""
+    shutil.copytree(model_folder, tmp_path / "base")
+    file = tmp_path / "base" / "config.json"
+    stored = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | stored), encoding="utf-8")
+    base = load(tmp_path / "base")
+    with pytest.raises(ModelError, match=r"^model\.path: expected a base model that can be computed with as it is sto"):
+        require_computable(base)

@@ -43,9 +43,9 @@ from tunelab.model.targets import (
     last_layers,
     linear_names,
     require_modules,
-    require_patterns,
     require_targets,
 )
+from tunelab.model.trying import require_patterns
 from tunelab.model.tuning import OWN_KEYS, Tuning, check_numbers, read_tuning, refuse_unsupported
 from tunelab.model.virtual_tokens import check_prompt_method
 
@@ -70,6 +70,7 @@ class Start:
 
     tuning: Tuning = field(default_factory=Tuning)
     batches: Sequence[Batch] = ()  # training examples, for a start computed from data
+    revision: str | None = None  # of a base from the hub, for a start computed from its files
 
 
 def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
@@ -125,7 +126,7 @@ def attach_adapter(
         return _unfreeze(model.float(), start.tuning.num_layers)
     model = ready_for_adapter(model)
     folder = start.tuning.folder
-    wrapped = load_adapter(model, folder, trainable=True) if folder else _new_adapter(model, config, start.batches)
+    wrapped = load_adapter(model, folder, trainable=True) if folder else _new_adapter(model, config, start)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -135,7 +136,7 @@ def attach_adapter(
     return wrapped.train()
 
 
-def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[Batch]) -> PeftModel:
+def _new_adapter(model: PreTrainedModel, config: PeftConfig, start: Start) -> PeftModel:
     """Raises ModelError where the adapter fits no module."""
     require_modules(model, getattr(config, "modules_to_save", None) or [])
     config, name = fitted(config, model), initialization(config)
@@ -147,12 +148,12 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
             if needs_examples(config):
                 config = _maybe_include_all_linear_layers(config, model)
-                look_at_examples(model, cast(LoraConfig, config), batches)
+                look_at_examples(model, cast(LoraConfig, config), start.batches)
             if name == "loftq":
                 vars(config).update(init_lora_weights=True, loftq_config={})  # starts as usual, and is replaced below
             wrapped = get_peft_model(model, config)
             require_patterns(wrapped, config)
-            finish_initialization(wrapped, name, batches)
+            finish_initialization(wrapped, name, start.batches, start.revision)
     except ModelError:
         raise
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module

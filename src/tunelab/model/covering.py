@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import (
+    BaseTunerLayer,
+    _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
+)
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -43,16 +47,27 @@ def fitted(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:
     """A copy of `config` that PEFT applies to this model as it is meant, here and wherever the export is loaded.
 
     What lies outside the text model has no part in it: no gradient would reach it. Linear layers are named one by one
-    where PEFT, asked for all of them, would take others: there, and where a quantising package has put its own.
+    where PEFT, asked for all of them, would take others: there, where a quantising package has put its own, and where
+    Mamba reads a weight past the adapter, which PEFT refuses.
     """
     copied: Any = copy.copy(config)
     outside = outside_text(model)
     if is_all_linear(copied):
-        if outside or any(map(is_foreign_linear, model.modules())):
-            copied.target_modules = set(linear_paths(model))
+        found = linear_paths(model)
+        usable = {path for path in found if not _is_read_past(copied, model, path)}
+        if outside or len(usable) < len(found) or any(map(is_foreign_linear, model.modules())):
+            copied.target_modules = usable
     elif outside and hasattr(copied, "exclude_modules"):
         copied.exclude_modules = _excluding(copied.exclude_modules, outside)
     return copied
+
+
+def _is_read_past(config: PeftConfig, model: PreTrainedModel, path: str) -> bool:
+    try:
+        _check_lora_target_modules_mamba(config, model, path.rpartition(".")[2])
+    except ValueError:
+        return True
+    return False
 
 
 def _excluding(given: Any, outside: Iterable[str]) -> str:
@@ -95,6 +110,23 @@ def linear_paths(model: PreTrainedModel) -> list[str]:
         and module is not head
         and not is_under(path, outside)
     ]
+
+
+def missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
+    """Those of `targets`, a pattern or names, that fit no module of the text model, by PEFT's rules."""
+    names = text_paths(model)
+    if not isinstance(targets, str):
+        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
+    try:
+        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
+    except re.error:
+        return [targets]
+
+
+def text_paths(model: PreTrainedModel) -> list[str]:
+    """Paths of the modules of the text model, which alone is trained."""
+    outside = outside_text(model)
+    return [path for path, _ in model.named_modules() if path and not is_under(path, outside)]
 
 
 def is_foreign_linear(module: torch.nn.Module) -> bool:
@@ -145,7 +177,7 @@ def _beside(module: torch.nn.Module, path: str, inside: Iterable[str]) -> list[s
 def _inside_adapter(model: torch.nn.Module, path: str) -> bool:
     parts = path.split(".")
     above = (model.get_submodule(".".join(parts[:count])) for count in range(1, len(parts)))
-    return any(isinstance(module, BaseTunerLayer) for module in above)
+    return any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in above)
 
 
 def is_under(path: str, roots: Iterable[str]) -> bool:

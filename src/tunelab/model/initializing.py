@@ -17,11 +17,12 @@ from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.config import ModelConfig
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, ModelError
 from tunelab.model.attention import attention_implementation, dense_implementation
 from tunelab.model.matching import on_meta
 
@@ -134,21 +135,21 @@ def look_at_examples(model: PreTrainedModel, config: LoraConfig, batches: Sequen
     model.train(training)
 
 
-def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch]) -> None:
-    """After the adapter is made: EVA decomposes the inputs of its layers, LoftQ the error of the quantised weights."""
+def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch], revision: str | None) -> None:
+    """After the adapter is made: EVA decomposes the inputs of its layers, LoftQ the error of the quantised weights.
+
+    `revision`: that of a base from the hub, whose files LoftQ reads.
+    """
     if name == "eva":
         rows = [_stacked(batches[i : i + EVA_ROWS]) for i in range(0, len(batches), EVA_ROWS)]
         base: Any = model.get_base_model()
         with attention_implementation(base, dense_implementation(base)):
             initialize_lora_eva_weights(model.eval(), rows, gather_distributed_inputs=False, show_progress_bar=False)
     if name == "loftq":
-        _start_as_error(model, _SafetensorLoader(model, _folder_of_weights(cast(Any, model.get_base_model()).config)))
-
-
-def _folder_of_weights(config: Any) -> str:
-    """Where the files lie that the model was loaded from: its folder, or its version in the hub's cache."""
-    name = str(config._name_or_path)
-    return name if Path(name).is_dir() else snapshot_download(name, revision=config._commit_hash, local_files_only=True)
+        path = str(cast(Any, model.get_base_model()).config._name_or_path)
+        cached = not Path(path).is_dir()
+        folder = snapshot_download(path, revision=revision, local_files_only=True) if cached else path
+        _start_as_error(model, _SafetensorLoader(model, folder))
 
 
 @torch.no_grad()
@@ -162,13 +163,23 @@ def _start_as_error(model: PeftModel, exact: Any) -> None:
     ]
     for name, layer in layers:
         stored: torch.Tensor = dequantize_bnb_weight(layer.get_base_layer().weight).float()
-        weight: torch.Tensor = exact.get_tensor(f"{name.removeprefix('base_model.model.')}.weight")
+        weight = _exact_weight(exact, f"{name.removeprefix('base_model.model.')}.weight")
         lost = weight.to(stored.device, torch.float32) - stored
         left, values, right = torch.linalg.svd(lost, full_matrices=False)
         rank = layer.r["default"]
         roots = (values[:rank] / layer.scaling["default"]).sqrt()
         layer.lora_A["default"].weight.copy_(roots[:, None] * right[:rank])
         layer.lora_B["default"].weight.copy_(left[:, :rank] * roots)
+
+
+def _exact_weight(exact: Any, name: str) -> torch.Tensor:
+    try:
+        return exact.get_tensor(name)
+    except (SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"peft.init_lora_weights: expected the weight {name} in the files of the base, whose error LoftQ starts "
+            "from, found it under no such name, since transformers renames it; set peft=qlora."
+        ) from error
 
 
 def remember_start(model: PeftModel, config: PeftConfig) -> None:

@@ -14,7 +14,7 @@ from tunelab.config import ModelConfig
 from tunelab.embedded import locate
 from tunelab.errors import ModelError
 from tunelab.model.adapter_folder import Shapes, read_adapter_config, read_shapes
-from tunelab.model.covering import fitted
+from tunelab.model.covering import fitted, is_all_linear, missing_targets
 from tunelab.model.locating import reads_local_files_only, resolve_model
 
 
@@ -34,7 +34,9 @@ def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key
             f"{key}: expected an adapter for model.path={base.path}, found one for {recorded!r} in {str(folder)!r}; "
             f"set model.path={recorded}, or other_base=true where the two are the same weights."
         )
-    given, expected = read_shapes(folder, key), _expected_shapes(config, base)
+    given = read_shapes(folder, key)
+    _require_targets(config, base, folder, key)
+    expected = _expected_shapes(config, base)
     wrong = next((name for name in sorted(given) if expected and not _fits(name, given, expected)), None)
     if wrong is not None:
         wanted = f"of shape {expected[wrong]}" if wrong in expected else "of no such name"
@@ -100,6 +102,17 @@ def _last_name(path: str) -> str:
     parts = Path(locate(path)).parts
     cached = next((part for part in parts if part.startswith("models--")), None)
     return (cached.rpartition("--")[2] if cached else parts[-1] if parts else "").lower()
+
+
+def _require_targets(config: PeftConfig, base: ModelConfig, folder: Path, key: str) -> None:
+    """Raises ModelError where the base lacks a module that the adapter is on."""
+    model, targets = empty_model(base), getattr(config, "target_modules", None)
+    missing = missing_targets(model, targets) if model is not None and targets and not is_all_linear(config) else []
+    if missing:
+        raise ModelError(
+            f"{key}: {str(folder)!r} does not fit this base model: expected a module {missing[0]!r} in "
+            f"{type(model).__name__}, found none; set model.path=<the base it was trained on>."
+        )
 
 
 def _expected_shapes(config: PeftConfig, base: ModelConfig) -> Shapes:

@@ -1,18 +1,18 @@
 """Finds the modules of a base model that are named to be trained: by name, by pattern, or as the last layers."""
 
-import re
 from collections.abc import Collection
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import PeftConfig
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.config import ModelConfig
-from tunelab.errors import ModelError, first_line
-from tunelab.model.covering import expert_stacks, is_all_linear, is_under, linear_paths, outside_text
-from tunelab.model.matching import attached_on_meta, empty_model
+from tunelab.errors import ModelError
+from tunelab.model.covering import expert_stacks, is_all_linear, missing_targets, text_paths
+from tunelab.model.matching import empty_model
+from tunelab.model.trying import require_patterns_and_experts, require_usual_targets
 from tunelab.suggesting import did_you_mean
 
 
@@ -25,16 +25,16 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
     targets: Any = getattr(config, "target_modules", None) or ()
     saved: Any = getattr(config, "modules_to_save", None) or ()
     parameters: Any = getattr(config, "target_parameters", None) or ()
-    model: Any = empty_model(base) if num_layers or targets or saved or parameters else None
+    model: Any = empty_model(base) if config is not None or num_layers else None
     if model is None:
         return
     if num_layers is not None:
         last_layers(model, num_layers)
     require_modules(model, saved)
     _require_parameters(model, parameters)
-    missing = _missing_targets(model, () if is_all_linear(config) else targets)
+    missing = missing_targets(model, () if is_all_linear(config) else targets)
     if missing:
-        if isinstance(targets, str) and not _missing_targets(model, [targets]):
+        if isinstance(targets, str) and not missing_targets(model, [targets]):
             raise ModelError(
                 "peft.target_modules: expected a list of names, or a pattern of whole paths, found the "
                 f"name {targets!r}; set 'peft.target_modules=[{targets}]'."
@@ -44,7 +44,9 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
             f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "
             f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}{_hint_of_experts(model)}"
         )
-    _try_on_meta(config, model)
+    if config is not None:
+        require_usual_targets(config, base)
+        require_patterns_and_experts(config, base)
 
 
 def _hint_of_experts(model: PreTrainedModel) -> str:
@@ -63,50 +65,10 @@ def _require_parameters(model: PreTrainedModel, wanted: Collection[str]) -> None
             raise ModelError(f"peft.target_parameters: expected parameters of this model{there}, found {name!r}.")
 
 
-def _try_on_meta(config: PeftConfig | None, model: PreTrainedModel) -> None:
-    """Refuse patterns that fit nothing, and what LoRA cannot do (dropout, DoRA, …) on experts in one tensor a layer.
-
-    Raises:
-        ModelError: for experts with the names of the other layers.
-    """
-    patterns = getattr(config, "rank_pattern", None) or getattr(config, "alpha_pattern", None)
-    if not isinstance(config, LoraConfig) or not (patterns or expert_stacks(model)):
-        return
-    others = sorted({path.rpartition(".")[2] for path in linear_paths(model)})
-    try:
-        wrapped = attached_on_meta(config, model)
-    except Exception as error:  # others of PEFT's many kinds are said when the adapter is made
-        if "ParamWrapper" not in str(error):
-            return
-        raise ModelError(
-            "peft.target_modules: expected layers that this adapter goes on, found experts that lie in one tensor a "
-            f"layer ({first_line(error).rstrip('.')}); set 'peft.target_modules=[{','.join(others)}]', or use plain "
-            "LoRA without dropout."
-        ) from error
-    require_patterns(wrapped, config)
-
-
-def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
-    """Those of `targets`, a pattern or names, that fit no module, by PEFT's rules."""
-    names = _paths(model)
-    if not isinstance(targets, str):
-        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
-    try:
-        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-    except re.error:
-        return [targets]
-
-
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Last names of the linear modules of `model`, in order."""
     kinds = (torch.nn.Linear, Conv1D)
-    return sorted({p.rpartition(".")[2] for p in _paths(model) if isinstance(model.get_submodule(p), kinds)})
-
-
-def _paths(model: PreTrainedModel) -> list[str]:
-    """Paths of the modules of the text model, which alone is trained."""
-    outside = outside_text(model)
-    return [path for path, _ in model.named_modules() if path and not is_under(path, outside)]
+    return sorted({p.rpartition(".")[2] for p in text_paths(model) if isinstance(model.get_submodule(p), kinds)})
 
 
 def last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
@@ -150,23 +112,6 @@ def require_targets(model: Any, wanted: object) -> None:
             raise ModelError(
                 f"peft.target_modules: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
             )
-
-
-def require_patterns(model: Any, config: PeftConfig) -> None:
-    """Refuse a pattern of ranks or alphas that no adapted module or parameter has: PEFT knows of modules alone.
-
-    Raises:
-        ModelError: the first of them.
-    """
-    names = [*getattr(model, "targeted_module_names", ()), *getattr(model, "targeted_parameter_names", ())]
-    for key in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(config, key, None) or ():
-            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
-                known = sorted({name.rpartition(".")[2] for name in names})
-                raise ModelError(
-                    f"peft.{key}: expected patterns of adapted modules ({', '.join(known)}), found {pattern!r}"
-                    f"{did_you_mean(pattern, known) or '.'}"
-                )
 
 
 def require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
