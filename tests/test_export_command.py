@@ -377,6 +377,12 @@ def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_pa
     model = ModelConfig(path=str(model_folder))
     with pytest.raises(ModelError, match="expected plain LoRA adapters, found one with use_dora"):
         exported(model=model, adapters=[str(pair[0]), str(dora)])
+    layers = write_adapter(model_folder, tmp_path / "layers")
+    settings = json.loads((layers / "adapter_config.json").read_text())
+    replicated = json.dumps({**settings, "layer_replication": [[0, 2]]})
+    (layers / "adapter_config.json").write_text(replicated)
+    with pytest.raises(ModelError, match=r"found one with layer_replication, .*; leave it out\."):
+        exported(model=model, adapters=[str(layers), str(layers)])
     weights = load_file(dora / "adapter_model.safetensors")
     some = {name: weights[name] for name in sorted(weights) if "layers.0" in name and "magnitude" not in name}
     half = write_adapter(model_folder, tmp_path / "half")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from exported_runs import IDS, LORA, write_adapter
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tunelab.chat.conversing import chat
@@ -13,6 +14,7 @@ from tunelab.chat.voice import base_alone, load_sides, make_voice
 from tunelab.config import (
     ChatConfig,
     DataConfig,
+    DType,
     EvaluateConfig,
     EvaluationConfig,
     ExportConfig,
@@ -105,6 +107,29 @@ def test_the_base_that_is_measured_is_the_plain_base(name, biased, data_file, tm
         count += int(mask[1:].sum())
     assert measured["base/test/loss"] == pytest.approx(nll / count, rel=1e-5)
     assert measured["test/loss"] != pytest.approx(measured["base/test/loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "peft.LNTuningConfig", "target_modules": ["input_layernorm"]},
+        {**LORA, "modules_to_save": ["lm_head"]},
+        {"_target_": "peft.AdaptionPromptConfig", "adapter_len": 3, "adapter_layers": 2},
+    ],
+    ids=["norms", "whole modules", "adaption prompts"],
+)
+def test_a_base_in_half_types_computes_in_float32_where_the_adapter_does(node, model_folder, tmp_path):
+    """Its values are those of bfloat16 all the same."""
+    adapter = write_adapter(model_folder, tmp_path / "adapter", node)
+    config = ChatConfig(adapter=str(adapter), model=ModelConfig(path=str(model_folder), dtype=DType.bfloat16))
+    subject = open_subject(config, None, None)
+    base, tuned = load_sides(subject, make_voice(config, subject))
+    rounded = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16).float()
+    with torch.no_grad(), base_alone(base):
+        assert torch.equal(base.model.eval()(IDS).logits, rounded(IDS).logits)
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(rounded, str(adapter)).eval()(IDS).logits
+        assert torch.equal(tuned.model.eval()(IDS).logits, expected)
 
 
 def chat_keys(config: dict) -> None:

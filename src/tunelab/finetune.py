@@ -25,6 +25,7 @@ from tunelab.model.adapter import (
     skip_input_casts,
 )
 from tunelab.model.budget import settle_ranks
+from tunelab.model.covering import coverage, is_all_linear
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.initializing import as_plain_lora
 from tunelab.model.loading import enable_checkpointing, load_base_model
@@ -108,6 +109,10 @@ def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
         skip_input_casts(model)
     count = count_parameters(model)
     session.console.print(f"{count}, adapter {session.method}")
+    covered = coverage(model, everything=is_all_linear(session.plan.peft_config))
+    if covered is not None:
+        session.console.print(str(covered))
+        session.folder.summary.facts["coverage"] = covered.to_dict()
     if not has_plain_head(model):
         session.console.print("the head is adapted: the model projects the supervised positions itself")
     if new_ids:

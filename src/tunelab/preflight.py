@@ -47,7 +47,7 @@ class Prepared:
     device: torch.device
     precision: Precision
     objective: SftObjective
-    hidden_size: int
+    hidden_size: int | None  # None: the configuration, code of the checkpoint, has none
     quantization: str | None  # of the base model, by the configuration or in its checkpoint
     num_virtual_tokens: int  # of a prompt method, in front of every example
     base_dtype: torch.dtype  # in which the base model is loaded, where it is not quantised
@@ -131,10 +131,16 @@ def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     architecture = check_base_model(config.model, len(tokenizer))
     quantization = check_quantization(architecture, config.model)
     data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
-    hidden_size = int(architecture.get_text_config().hidden_size)
+    hidden_size = _hidden_size(architecture.get_text_config())
     check_positions(architecture.get_text_config(), data.longest, num_virtual_tokens)
     dtype = _base_dtype(config.model, architecture, device)
     return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens, dtype)
+
+
+def _hidden_size(text_config: Any) -> int | None:
+    """By its usual name, or those that code of a checkpoint may use."""
+    found = (getattr(text_config, name, None) for name in ("hidden_size", "d_model", "n_embd"))
+    return next((size for size in found if isinstance(size, int)), None)
 
 
 def _base_dtype(model: ModelConfig, architecture: Any, device: torch.device) -> torch.dtype:
@@ -161,6 +167,11 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     tuning = read_tuning(config.peft)
     peak_lr = config.optim.lr
     if peak_lr is None:
+        if prepared.hidden_size is None:
+            raise ConfigError(
+                f"optim.lr: expected a rate, since {config.model.path!r} names no hidden_size to suggest one by, "
+                "found null; set optim.lr=<rate>."
+            )
         suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
         peak_lr = suggested * tuning.lr_factor * config.optim.lr_factor
         mark_read(config.peft, "lr_factor")

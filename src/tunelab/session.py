@@ -67,7 +67,7 @@ class Session:
 
     def adapter_start(self) -> Start:
         """What the adapter starts from: for a data-driven initialisation, training examples drawn by the seed."""
-        return Start(self.plan.tuning, _calibration_batches(self))
+        return Start(self.plan.tuning, _calibration_batches(self), self.config.model.revision)
 
 
 def open_session(

@@ -14,7 +14,7 @@ from tunelab.data.rendering import ChosenTemplate, decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
 from tunelab.embedded import locate
 from tunelab.errors import ModelError
-from tunelab.model.adapter import CausalLM, load_adapter, ready_for_adapter, skip_input_casts
+from tunelab.model.adapter import CausalLM, hands_on_float32, load_adapter, ready_for_adapter, skip_input_casts
 from tunelab.model.adapter_folder import has_tokenizer, is_adapter_folder, read_adapter_config
 from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import completion_ends
@@ -28,6 +28,7 @@ from tunelab.model.quantizing import FOUR_BITS, check_quantization, stored_metho
 from tunelab.model.tokenizer import load_saved_tokenizer, load_tokenizer
 from tunelab.run import RunFolder
 from tunelab.training.doctor import require_computable
+from tunelab.training.trainer import resolve_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +135,17 @@ def check_loading(subject: Subject) -> None:
 def load_base(subject: Subject, device: torch.device) -> PreTrainedModel:
     """The base model, quantised where the run had it so, and as the adapter will find it.
 
+    Without autocast, the modules of a base in half types cannot compute with the float32 that some adapters hand on:
+    for these the base, the very same values, is made float32.
+
     Raises:
         ModelError: as `load_base_model`; or it cannot be computed with, quantised as it is.
     """
     base = load_base_model(subject.run.model, device)
     base = ready_for_adapter(base) if subject.adapters else base
+    precision = resolve_precision(subject.run.trainer.precision, device)
+    if subject.quantization is None and precision is Precision.fp32 and _hand_on_float32(subject):
+        base = base.float()
     if subject.quantization is not None:
         require_computable(base)
     return base
@@ -161,14 +168,22 @@ def load_tuned(
     return model
 
 
+def _hand_on_float32(subject: Subject) -> bool:
+    return any(hands_on_float32(read_adapter_config(place)) for place in subject.adapters)
+
+
 def leaves_the_base(subject: Subject) -> bool:
     """Whether the base is as it was where PEFT switches the adapters off.
 
-    Switching off leaves trained biases where they are, and what a start (PiSSA, OLoRA, …) has taken out of the weights.
+    Switching off leaves trained biases where they are, doubled layers, and what a start (PiSSA, OLoRA, …) has taken out
+    of the weights.
     """
     configs = [read_adapter_config(place) for place in subject.adapters]
     return all(
-        getattr(config, "bias", "none") == "none" and not changes_the_base(config) and initialization(config) != "loftq"
+        getattr(config, "bias", "none") == "none"
+        and not getattr(config, "layer_replication", None)
+        and not changes_the_base(config)
+        and initialization(config) != "loftq"
         for config in configs
     )
 

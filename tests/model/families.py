@@ -7,19 +7,24 @@ from typing import Any
 import torch
 from transformers import (
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
     MixtralConfig,
     Olmo2Config,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -52,8 +57,26 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "olmo2": Olmo2Config(**GROUPED),
     "mamba": MambaConfig(**COMMON, hidden_size=64, num_hidden_layers=2, state_size=8, time_step_rank=64),
 }
-OTHERS: dict[str, PreTrainedConfig] = {  # not of the group
+EXPERTS = {"num_experts_per_tok": 2, "num_experts": 4}
+NARROW = {**EXPERTS, "moe_intermediate_size": 64}
+VISION = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+IMAGES = {"mm_tokens_per_image": 4, "image_token_index": 1500, "boi_token_index": 1501, "eoi_token_index": 1502}
+
+MIXTURES: dict[str, PreTrainedConfig] = {  # of experts; not of the group
     "mixtral": MixtralConfig(**GROUPED, num_local_experts=3, num_experts_per_tok=2),
+    "qwen3_moe": Qwen3MoeConfig(**GROUPED, **NARROW, head_dim=16),
+    "olmoe": OlmoeConfig(**GROUPED, **EXPERTS),
+    "qwen2_moe": Qwen2MoeConfig(**GROUPED, **NARROW, shared_expert_intermediate_size=64),
+    "gpt_oss": GptOssConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, head_dim=16, sliding_window=64),
+}
+OTHERS: dict[str, PreTrainedConfig] = {
+    **MIXTURES,
+    "gemma3_vision": Gemma3Config(
+        text_config={**GROUPED, **LAYERWISE, "sliding_window": 64}, vision_config=VISION, **IMAGES
+    ),
 }
 
 

@@ -10,14 +10,16 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY, make_model, make_tokenizer
+from families import save_miniature
 from peft import VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tunelab.compose import dump_config
-from tunelab.config import forget_reads
+from tunelab.config import ModelConfig, forget_reads
 from tunelab.errors import ConfigError, ModelError
 from tunelab.finetune import fine_tune
 from tunelab.model.adapter_folder import adapter_sha256, added_tokens, read_adapter_config, trained_token_ids
+from tunelab.model.matching import check_adapter
 from tunelab.preflight import build_adapter_config, continued_adapter, plan_training, prepare
 from tunelab.run import RunFolder
 
@@ -124,11 +126,21 @@ def test_another_base_is_refused_before_the_weights(run, tiny_config, tmp_path: 
     tokenizer.save_pretrained(tmp_path / "wide")
     with pytest.raises(ModelError, match=r"^peft\.from_adapter: .* does not fit this base model: expected a weight of"):
         check(tiny_config(f"model.path={tmp_path / 'wide'}", f"peft.from_adapter={adapter}"), ())
+    other = save_miniature("gpt2", tmp_path / "gpt2")
+    with pytest.raises(ModelError, match=r"^peft\.from_adapter: .* expected a module '.*' in GPT2LMHeadModel, found"):
+        check_adapter(adapter, ModelConfig(path=str(other)), other_base=True, key="peft.from_adapter")
     shutil.copytree(adapter, tmp_path / "adapter")
     file = tmp_path / "adapter" / "tokenizer.json"
     file.write_text(file.read_text(encoding="utf-8").replace('"<|user|>"', '"<|person|>"'), encoding="utf-8")
     with pytest.raises(ModelError, match=r"^peft\.from_adapter: the tokenizer in .* is not that of the base model"):
         check(tiny_config(f"peft.from_adapter={tmp_path / 'adapter'}"), ())
+
+
+def test_a_configuration_that_says_nothing_is_damaged(run, tiny_config, tmp_path: Path):
+    folder = Path(shutil.copytree(run().adapter, tmp_path / "adapter"))
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"^peft\.from_adapter: .*damaged: .*\(it names no peft_type\); export it"):
+        check(tiny_config(f"peft.from_adapter={folder}"), ())
 
 
 def test_the_method_and_its_rate_are_those_of_the_choice(tiny_config, model_folder: Path, tmp_path: Path):

@@ -1,11 +1,12 @@
-"""Every architecture of the model group, in miniature: it packs or says why not, trains, exports and comes back."""
+"""Architectures of the model group, and mixtures of experts, in miniature: each packs or says why not, trains, exports
+and comes back."""
 
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from families import CONFIGS, miniature, save_miniature
+from families import CONFIGS, MIXTURES, miniature, save_miniature
 from peft import PeftModel
 from steps import train
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -29,8 +30,10 @@ pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 LORA = {"_target_": "peft.LoraConfig", "r": 4, "lora_alpha": 8}
-PADDED = {"gemma2": "soft-capping", "mamba": "recurrent layers"}
-SINGLE = {"gemma2", "mamba"}  # parts of these compute in float32 whatever the weights are
+FAMILIES = [*CONFIGS, *MIXTURES]
+PADDED = {"gemma2": "soft-capping", "mamba": "recurrent layers", "gpt_oss": "sinks"}
+SINGLE = {"gemma2", "mamba", *MIXTURES}  # parts of these compute in float32 whatever the weights are
+EXPERTS = {name: {"target_parameters": ["gate_up_proj", "down_proj"]} for name in ("qwen2_moe", "gpt_oss")}
 LENGTHS = (11, 23, 5)
 
 
@@ -44,7 +47,8 @@ def examples() -> list[TokenizedExample]:
 def with_lora(base: PreTrainedModel) -> CausalLM:
     """A fresh LoRA adapter on all linear layers; PEFT refuses those that Mamba's fused kernels read past a wrapper."""
     modules = ["in_proj", "x_proj"] if base.config.model_type == "mamba" else "all-linear"
-    return attach_adapter(ready_for_adapter(base), build_peft_config({**LORA, "target_modules": modules}), seed=0)
+    node = {**LORA, "target_modules": modules, **EXPERTS.get(base.config.model_type, {})}
+    return attach_adapter(ready_for_adapter(base), build_peft_config(node), seed=0)
 
 
 def with_adapter(base: PreTrainedModel) -> CausalLM:
@@ -67,9 +71,11 @@ def gradients(model: CausalLM, batches, objective: SftObjective) -> list[torch.T
     return [p.grad.clone() for p in model.parameters() if p.requires_grad]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_packed_and_padded_rows_give_the_gradients_of_each_example_alone(name: str, examples):
     model = with_adapter(miniature(name)).double()
+    if name in MIXTURES:  # torch's grouped product has no float64
+        base_of(model).set_experts_implementation("eager")
     found = examine(model, examples)
     assert found.causal.holds
     assert found.padding_free.holds is (name not in PADDED), found.padding_free.reason
@@ -89,7 +95,7 @@ def test_packed_and_padded_rows_give_the_gradients_of_each_example_alone(name: s
 
 
 @pytest.mark.parametrize("quantization", [Quantization.none, Quantization.nf4], ids=lambda q: q.value)
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_it_trains_exports_and_comes_back(name: str, quantization: Quantization, examples, tmp_path: Path):
     config = ModelConfig(path=str(save_miniature(name, tmp_path / "base")), quantization=quantization)
     model = with_lora(load_base_model(config, CPU))
@@ -116,7 +122,7 @@ def test_it_trains_exports_and_comes_back(name: str, quantization: Quantization,
     assert same
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_completions_in_a_batch_are_those_of_each_prompt_alone(name: str, examples):
     model = miniature(name).eval()
     if name not in PADDED:

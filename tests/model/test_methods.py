@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import huggingface_hub.constants
 import pytest
 import torch
 from families import miniature, save_miniature
@@ -13,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from peft import PeftModel, PromptLearningConfig, PromptTuningConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tunelab.config import ModelConfig, Quantization
@@ -205,6 +207,27 @@ def test_loftq_starts_nearer_to_the_unquantised_weights(nodes):
     four_bit = logits(load_base_model(ModelConfig(path="embedded:tiny", quantization=Quantization.nf4), CPU), batch)
     started = logits(new_model(*nodes["loftq"], rows), batch)
     assert (started - whole).norm() < 0.9 * (four_bit - whole).norm()
+
+
+def test_loftq_starts_from_the_version_that_was_loaded(nodes, base_folder: Path, tmp_path: Path, monkeypatch):
+    """Two versions in the hub's cache, of which the run names the older one."""
+    kept = tmp_path / "models--somebody--something"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("b" * 40)
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(base_folder, kept / "snapshots" / commit)
+    newer = kept / "snapshots" / ("b" * 40) / "model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(newer).items()}, newer, metadata={"format": "pt"})
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    node, quantization = nodes["loftq"]
+    expected = new_model(node, quantization, [], str(base_folder)).state_dict()
+    base = ModelConfig(path="somebody/something", revision="a" * 40, quantization=quantization)
+    start = Start(read_tuning(node), revision=base.revision)
+    found = attach_adapter(load_base_model(base, CPU), build_peft_config(node), 0, start).state_dict()
+    for name, tensor in expected.items():
+        if "lora_" in name:
+            assert torch.equal(found[name], tensor)
 
 
 def test_velora_does_not_depend_on_the_micro_batches(nodes, base_folder: Path):

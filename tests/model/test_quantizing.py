@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+import shutil
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
+from families import save_miniature
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from steps import LORA, ragged_examples, train
@@ -35,7 +37,7 @@ from tunelab.model.quantizing import (
 )
 from tunelab.model.saving import export_model
 from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
-from tunelab.training.doctor import diagnose
+from tunelab.training.doctor import diagnose, require_computable
 from tunelab.training.objective import SftObjective
 from tunelab.training.trainer import autocast
 
@@ -233,6 +235,25 @@ def test_what_is_kept_in_floating_point_is_shown(model_folder: Path):
     assert "14 of 15 linear layers to int8" in str(quantization_report(load(model_folder, Quantization.int8), "int8"))
 
 
+class PackedTensor(torch.Tensor):
+    """Stands for torchao's weights: the layer stays torch's, its weight is a tensor of another class."""
+
+
+def test_layers_with_weights_of_another_class_are_quantised(model_folder: Path):
+    model = load(model_folder)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight = torch.nn.Parameter(layer.mlp.up_proj.weight.detach().as_subclass(PackedTensor))
+    assert str(quantization_report(model, "torchao")) == (
+        "quantised 2 of 15 linear layers to torchao; in float32: down_proj, embeddings, gate_proj, k_proj, lm_head, "
+        "norms, o_proj, q_proj, v_proj"
+    )
+
+
+def test_the_experts_that_stay_in_floating_point_are_shown(tmp_path: Path):
+    report = quantization_report(load(save_miniature("mixtral", tmp_path), Quantization.nf4), "nf4")
+    assert str(report) == "quantised 8 of 9 linear layers to nf4; in float32: embeddings, experts, gate, lm_head, norms"
+
+
 # --- checkpoints that are quantised already --------------------------------------------------------------------------
 
 
@@ -326,3 +347,14 @@ def test_a_checkpoint_that_is_quantised_is_not_fully_trained(saved_quantised: Pa
     config = tiny_config("peft=none", "~peft.r", f"model.path={saved_quantised}", f"output_dir={tmp_path}")
     with pytest.raises(ConfigError, match="peft=lora where the checkpoint itself is quantised"):
         plan_training(config, prepare(config), None)
+
+
+def test_a_checkpoint_that_is_not_as_it_says_is_refused(model_folder: Path, tmp_path: Path):
+    """Weights that nobody has quantised, beside a configuration that says so."""
+    shutil.copytree(model_folder, tmp_path / "base")
+    file = tmp_path / "base" / "config.json"
+    stored = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | stored), encoding="utf-8")
+    base = load(tmp_path / "base")
+    with pytest.raises(ModelError, match=r"^model\.path: expected a base model that can be computed with as it is sto"):
+        require_computable(base)

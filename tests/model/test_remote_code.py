@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM
 
 from tunelab.chat.conversing import chat
 from tunelab.config import ChatConfig, ExportConfig, ExportKind, ModelConfig
-from tunelab.errors import ModelError
+from tunelab.errors import ConfigError, ModelError
 from tunelab.export.exporting import export
 from tunelab.model.adapter import attach_adapter, build_peft_config
 from tunelab.model.loading import check_base_model, load_base_model
 from tunelab.model.saving import export_model
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.preflight import prepare
+from tunelab.preflight import build_adapter_config, plan_training, prepare
 from tunelab.provenance import fingerprints
 
 LORA = {"_target_": "peft.LoraConfig", "r": 4, "target_modules": "all-linear"}
@@ -90,6 +90,27 @@ def test_a_known_configuration_with_a_model_of_its_own_is_refused(folder: Path):
     (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(ModelError, match=r"^model\.trust_remote_code: "):
         check_base_model(ModelConfig(path=str(folder)), 10)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("d_model", 1.3e-2), ("width", None)])
+def test_a_configuration_without_the_usual_names(name: str, rate: float | None, folder: Path, tiny_config):
+    """The rate is suggested by another name of the hidden size, or has to be given."""
+    own = [
+        "from transformers import PreTrainedConfig",
+        "class OwnConfig(PreTrainedConfig):",
+        "    model_type='of_its_own'",
+    ]
+    (folder / "own.py").write_text("\n".join(own), encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kept = {"model_type": "of_its_own", "auto_map": config["auto_map"], name: 32}
+    (folder / "config.json").write_text(json.dumps(kept), encoding="utf-8")
+    run = tiny_config(f"model.path={folder}", "model.trust_remote_code=true", "optim.lr=null")
+    adapter, prepared = build_adapter_config(run), prepare(run)
+    if rate is not None:
+        assert plan_training(run, prepared, adapter).peak_lr == rate
+        return
+    with pytest.raises(ConfigError, match=r"^optim\.lr: expected a rate, since .* names no hidden_size .*=<rate>\.$"):
+        plan_training(run, prepared, adapter)
 
 
 def test_provenance_says_so(folder: Path, tiny_config, tmp_path: Path):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY, make_model, make_tokenizer
-from peft import LoraConfig, PromptTuningConfig
+from peft import BeftConfig, LoraConfig, PromptTuningConfig
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
@@ -127,6 +127,13 @@ def test_matrices_decay_and_vectors_do_not():
     assert "model.embed_tokens.weight" in found[0.1]
 
 
+def test_a_bias_that_is_kept_as_a_row_does_not_decay():
+    model = attach_adapter(make_model(len(make_tokenizer())), BeftConfig(task_type="CAUSAL_LM"), seed=1)
+    (rate,) = names_by_group(model, build(DECAYED, model=model), "weight_decay")
+    assert rate == 0.0
+    assert {p.shape for p in model.parameters() if p.requires_grad} == {(1, 16)}
+
+
 def test_the_decay_a_class_has_by_itself_counts():
     model = torch.nn.Linear(2, 2)
     found = names_by_group(model, build({"_target_": "torch.optim.AdamW"}, model=model), "weight_decay")
@@ -222,6 +229,7 @@ def test_an_adapter_of_matrices_alone_needs_no_rest():
     "keys",
     [
         ["peft=ln_tuning"],
+        ["peft=beft"],  # whose biases have the shape of a row
         ["peft=fourierft", "peft.n_frequency=50"],
         ["peft=trainable_tokens", "peft.token_indices=[3,4]"],
     ],

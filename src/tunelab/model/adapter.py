@@ -1,6 +1,5 @@
 """Attaches a PEFT adapter to the base model, and says what will be trained."""
 
-import copy
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter_folder import is_adapter_folder
 from tunelab.model.budget import stand_ins
 from tunelab.model.continuing import continued_config
+from tunelab.model.covering import fitted, is_foreign_linear, outside_text
 from tunelab.model.initializing import (
     Batch,
     finish_initialization,
@@ -39,7 +39,13 @@ from tunelab.model.initializing import (
     remember_start,
 )
 from tunelab.model.lowrank import add_low_rank_in_place
-from tunelab.model.targets import last_layers, linear_names, require_modules, require_targets
+from tunelab.model.targets import (
+    last_layers,
+    linear_names,
+    require_modules,
+    require_targets,
+)
+from tunelab.model.trying import require_patterns
 from tunelab.model.tuning import OWN_KEYS, Tuning, check_numbers, read_tuning, refuse_unsupported
 from tunelab.model.virtual_tokens import check_prompt_method
 
@@ -64,6 +70,7 @@ class Start:
 
     tuning: Tuning = field(default_factory=Tuning)
     batches: Sequence[Batch] = ()  # training examples, for a start computed from data
+    revision: str | None = None  # of a base from the hub, for a start computed from its files
 
 
 def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
@@ -119,7 +126,7 @@ def attach_adapter(
         return _unfreeze(model.float(), start.tuning.num_layers)
     model = ready_for_adapter(model)
     folder = start.tuning.folder
-    wrapped = load_adapter(model, folder, trainable=True) if folder else _new_adapter(model, config, start.batches)
+    wrapped = load_adapter(model, folder, trainable=True) if folder else _new_adapter(model, config, start)
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -129,23 +136,26 @@ def attach_adapter(
     return wrapped.train()
 
 
-def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[Batch]) -> PeftModel:
+def _new_adapter(model: PreTrainedModel, config: PeftConfig, start: Start) -> PeftModel:
     """Raises ModelError where the adapter fits no module."""
     require_modules(model, getattr(config, "modules_to_save", None) or [])
-    config, name = copy.copy(config), initialization(config)
+    config, name = fitted(config, model), initialization(config)
     names = linear_names(model)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="The following .* keys did not match")  # of patterns: not ignored
+            warnings.filterwarnings("ignore", message="The following .* keys did not match")  # checked below
             warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
             if needs_examples(config):
                 config = _maybe_include_all_linear_layers(config, model)
-                look_at_examples(model, cast(LoraConfig, config), batches)
+                look_at_examples(model, cast(LoraConfig, config), start.batches)
             if name == "loftq":
                 vars(config).update(init_lora_weights=True, loftq_config={})  # starts as usual, and is replaced below
             wrapped = get_peft_model(model, config)
-            finish_initialization(wrapped, name, batches)
+            require_patterns(wrapped, config)
+            finish_initialization(wrapped, name, start.batches, start.revision)
+    except ModelError:
+        raise
     except Exception as error:  # PEFT raises many kinds for names and patterns that fit no module
         raise ModelError(
             f"peft: the adapter does not fit this model ({first_line(error)}); "
@@ -156,9 +166,12 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, batches: Sequence[B
 
 
 def _unfreeze(model: PreTrainedModel, num_layers: int | None) -> PreTrainedModel:
-    """Train everything, or the last `num_layers` decoder layers."""
+    """Train everything that text passes, or the last `num_layers` decoder layers."""
     if num_layers is None:
-        return model.requires_grad_(True)
+        model.requires_grad_(True)
+        for path in outside_text(model):
+            model.get_submodule(path).requires_grad_(False)
+        return model
     layers = last_layers(model, num_layers)
     model.requires_grad_(False)
     for layer in layers:
@@ -177,6 +190,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
+            warnings.filterwarnings("ignore", message="The following .* keys did not match")  # of experts: no modules
             loaded = PeftModel.from_pretrained(
                 ready_for_adapter(model), str(folder), is_trainable=trainable, use_safetensors=True
             )
@@ -239,8 +253,8 @@ def base_of(model: CausalLM) -> PreTrainedModel:
 
 
 def count_parameters(model: torch.nn.Module) -> ParameterCount:
-    """Count parameters; a 4-bit weight holds two values a byte."""
-    trainable = total = 0
+    """Count parameters; a 4-bit weight holds two values a byte, and packages that keep weights in buffers are known."""
+    trainable, total = 0, sum(map(_num_in_buffers, model.modules()))
     for parameter in model.parameters():
         count = parameter.numel()
         if type(parameter).__name__ == "Params4bit":
@@ -248,3 +262,9 @@ def count_parameters(model: torch.nn.Module) -> ParameterCount:
         total += count
         trainable += count if parameter.requires_grad else 0
     return ParameterCount(trainable=trainable, total=total)
+
+
+def _num_in_buffers(module: Any) -> int:
+    """What a quantised layer stands for that has its weight in no parameter, as those for GPTQ and AWQ."""
+    has_weight = isinstance(getattr(module, "weight", None), torch.nn.Parameter)
+    return 0 if has_weight or not is_foreign_linear(module) else module.in_features * module.out_features

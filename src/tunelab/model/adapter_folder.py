@@ -39,7 +39,10 @@ def read_adapter_config(folder: Path, key: str = "adapter") -> PeftConfig:
     if not is_adapter_folder(folder):
         raise ModelError(f"{key}: expected a PEFT folder with {CONFIG}, found none in {str(folder)!r}.")
     try:
-        return PeftConfig.from_pretrained(str(folder))
+        config = PeftConfig.from_pretrained(str(folder))
+        if config.peft_type is None:
+            raise ValueError("it names no peft_type")
+        return config
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{key}: {str(folder)!r} is incomplete or damaged: it has no usable {CONFIG} ({first_line(error)}); "

@@ -105,6 +105,7 @@ def combine(base: PreTrainedModel, mixture: Mixture) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below, in a sentence
+            warnings.filterwarnings("ignore", message="The following .* keys did not match")
             model: Any = PeftModel.from_pretrained(base, str(mixture.folders[0]), names[0], use_safetensors=True)
             for name, folder in zip(names[1:], mixture.folders[1:], strict=True):
                 model.load_adapter(str(folder), name, use_safetensors=True)
@@ -136,6 +137,8 @@ def _plain_lora(config: PeftConfig, folder: Path) -> LoraConfig:
     problem = None
     if type(config) is not LoraConfig:
         problem = type(config).__name__.removesuffix("Config")
+    elif config.layer_replication:
+        problem = "one with layer_replication, which PEFT would apply once for each adapter"
     elif config.use_dora:
         problem = "one with use_dora"
     elif changes_the_base(config):

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftConfig, PeftModel, initialize_lora_eva_weights
 from peft.tuners.lora.corda import preprocess_corda
 from peft.tuners.lora.layer import LoraLayer
 from peft.tuners.lora.loraga import preprocess_loraga
 from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.loftq_utils import _SafetensorLoader  # pyright: ignore[reportPrivateUsage]
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunelab.config import ModelConfig
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, ModelError
 from tunelab.model.attention import attention_implementation, dense_implementation
 from tunelab.model.matching import on_meta
 
@@ -87,14 +89,15 @@ def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
     method = initialization(config)
     embeddings = {id(module.weight) for module in wrapped.modules() if isinstance(module, torch.nn.Embedding)}
     layers = {name: m for name, m in wrapped.get_base_model().named_modules() if isinstance(m, LoraLayer)}
-    for path, layer in layers.items():
-        module: Any = layer.get_base_layer()
+    bases: dict[str, Any] = {name: layer.get_base_layer() for name, layer in layers.items()}
+    plain = sorted({name.rpartition(".")[2] for name, m in bases.items() if isinstance(m, torch.nn.Linear | Conv1D)})
+    for path, module in bases.items():
         linear = isinstance(module, torch.nn.Linear | Conv1D)
         if not linear or id(module.weight) in embeddings:
             problem = ", whose weights are the input embeddings too" if linear else f" ({type(module).__name__})"
             raise ConfigError(
                 f"peft.target_modules: expected linear layers of their own weights, which {method} takes its start out "
-                f"of, found {path}{problem}; leave it out, or set peft=lora."
+                f"of, found {path}{problem}; leave it out (others: {', '.join(plain)}), or set peft=lora."
             )
         if method == "olora" and isinstance(module, Conv1D):
             raise ConfigError(
@@ -132,16 +135,21 @@ def look_at_examples(model: PreTrainedModel, config: LoraConfig, batches: Sequen
     model.train(training)
 
 
-def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch]) -> None:
-    """After the adapter is made: EVA decomposes the inputs of its layers, LoftQ the error of the quantised weights."""
+def finish_initialization(model: PeftModel, name: str, batches: Sequence[Batch], revision: str | None) -> None:
+    """After the adapter is made: EVA decomposes the inputs of its layers, LoftQ the error of the quantised weights.
+
+    `revision`: that of a base from the hub, whose files LoftQ reads.
+    """
     if name == "eva":
         rows = [_stacked(batches[i : i + EVA_ROWS]) for i in range(0, len(batches), EVA_ROWS)]
         base: Any = model.get_base_model()
         with attention_implementation(base, dense_implementation(base)):
             initialize_lora_eva_weights(model.eval(), rows, gather_distributed_inputs=False, show_progress_bar=False)
     if name == "loftq":
-        folder = str(cast(Any, model.get_base_model()).config._name_or_path)
-        _start_as_error(model, _SafetensorLoader(model, folder if Path(folder).is_dir() else None))  # None: cached
+        path = str(cast(Any, model.get_base_model()).config._name_or_path)
+        cached = not Path(path).is_dir()
+        folder = snapshot_download(path, revision=revision, local_files_only=True) if cached else path
+        _start_as_error(model, _SafetensorLoader(model, folder))
 
 
 @torch.no_grad()
@@ -155,13 +163,23 @@ def _start_as_error(model: PeftModel, exact: Any) -> None:
     ]
     for name, layer in layers:
         stored: torch.Tensor = dequantize_bnb_weight(layer.get_base_layer().weight).float()
-        weight: torch.Tensor = exact.get_tensor(f"{name.removeprefix('base_model.model.')}.weight")
+        weight = _exact_weight(exact, f"{name.removeprefix('base_model.model.')}.weight")
         lost = weight.to(stored.device, torch.float32) - stored
         left, values, right = torch.linalg.svd(lost, full_matrices=False)
         rank = layer.r["default"]
         roots = (values[:rank] / layer.scaling["default"]).sqrt()
         layer.lora_A["default"].weight.copy_(roots[:, None] * right[:rank])
         layer.lora_B["default"].weight.copy_(left[:, :rank] * roots)
+
+
+def _exact_weight(exact: Any, name: str) -> torch.Tensor:
+    try:
+        return exact.get_tensor(name)
+    except (SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"peft.init_lora_weights: expected the weight {name} in the files of the base, whose error LoftQ starts "
+            "from, found it under no such name, since transformers renames it; set peft=qlora."
+        ) from error
 
 
 def remember_start(model: PeftModel, config: PeftConfig) -> None:

@@ -44,11 +44,11 @@ def check_base_model(config: ModelConfig, num_token_ids: int) -> Any:
         raise ModelError(
             f"model.path: expected a causal language model, found {architecture.model_type!r} in {config.path!r}."
         )
-    text_config = architecture.get_text_config()
-    if num_token_ids - len(config.new_tokens) > text_config.vocab_size:
+    num_embeddings = getattr(architecture.get_text_config(), "vocab_size", None)  # code of a checkpoint may have none
+    if num_embeddings is not None and num_token_ids - len(config.new_tokens) > num_embeddings:
         raise ModelError(
             f"model.path: the tokenizer of {config.path!r} has {num_token_ids} ids, the model only "
-            f"{text_config.vocab_size} embeddings; use the tokenizer that belongs to the weights."
+            f"{num_embeddings} embeddings; use the tokenizer that belongs to the weights."
         )
     if Path(source).is_dir():
         check_weight_files(Path(source))

@@ -14,6 +14,7 @@ from tunelab.config import ModelConfig
 from tunelab.embedded import locate
 from tunelab.errors import ModelError
 from tunelab.model.adapter_folder import Shapes, read_adapter_config, read_shapes
+from tunelab.model.covering import fitted, is_all_linear, missing_targets
 from tunelab.model.locating import reads_local_files_only, resolve_model
 
 
@@ -33,7 +34,9 @@ def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key
             f"{key}: expected an adapter for model.path={base.path}, found one for {recorded!r} in {str(folder)!r}; "
             f"set model.path={recorded}, or other_base=true where the two are the same weights."
         )
-    given, expected = read_shapes(folder, key), _expected_shapes(config, base)
+    given = read_shapes(folder, key)
+    _require_targets(config, base, folder, key)
+    expected = _expected_shapes(config, base)
     wrong = next((name for name in sorted(given) if expected and not _fits(name, given, expected)), None)
     if wrong is not None:
         wanted = f"of shape {expected[wrong]}" if wrong in expected else "of no such name"
@@ -101,6 +104,17 @@ def _last_name(path: str) -> str:
     return (cached.rpartition("--")[2] if cached else parts[-1] if parts else "").lower()
 
 
+def _require_targets(config: PeftConfig, base: ModelConfig, folder: Path, key: str) -> None:
+    """Raises ModelError where the base lacks a module that the adapter is on."""
+    model, targets = empty_model(base), getattr(config, "target_modules", None)
+    missing = missing_targets(model, targets) if model is not None and targets and not is_all_linear(config) else []
+    if missing:
+        raise ModelError(
+            f"{key}: {str(folder)!r} does not fit this base model: expected a module {missing[0]!r} in "
+            f"{type(model).__name__}, found none; set model.path=<the base it was trained on>."
+        )
+
+
 def _expected_shapes(config: PeftConfig, base: ModelConfig) -> Shapes:
     """What an adapter of this configuration has on this base; empty where only loading can tell."""
     wrapped: Any = on_meta(config, base)
@@ -114,15 +128,21 @@ def on_meta(config: PeftConfig, base: ModelConfig) -> Any:
     """The base with an adapter of this configuration, without memory; None where that cannot be made."""
     if config.is_prompt_learning:
         return None
-    model, config = empty_model(base), copy.deepcopy(config)
-    if isinstance(config, LoraConfig):
-        config.init_lora_weights = True  # others compute with the base weights
+    model = empty_model(base)
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
-            return get_peft_model(model, config, low_cpu_mem_usage=True) if model is not None else None
+        return attached_on_meta(config, model) if model is not None else None
     except Exception:  # of a hundred kinds of layers some cannot be made so: loading checks them
         return None
+
+
+def attached_on_meta(config: PeftConfig, model: Any) -> Any:
+    """The `empty_model` with a fresh adapter on it, which starts as usual; whatever PEFT raises passes through."""
+    config = copy.deepcopy(config)
+    if isinstance(config, LoraConfig):
+        config.init_lora_weights = True  # others compute with the base weights
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an initialisation that is not wanted here
+        return get_peft_model(model, fitted(config, model), low_cpu_mem_usage=True)
 
 
 def empty_model(base: ModelConfig) -> Any:

@@ -121,7 +121,7 @@ def quantization_report(model: PreTrainedModel, method: str) -> QuantizationRepo
     compute_dtype: str | None = None
     for name, module in model.named_modules():
         is_linear = "linear" in type(module).__name__.lower() or type(module).__name__ == "Conv1D"
-        quantised = is_linear and type(module) is not torch.nn.Linear and type(module).__name__ != "Conv1D"
+        quantised = is_linear and _is_quantised(module)
         num_linear, num_quantized = num_linear + is_linear, num_quantized + quantised
         own: Any = getattr(module, "compute_dtype", None)
         compute_dtype = _name(own) if quantised and own is not None else compute_dtype
@@ -168,6 +168,13 @@ def stored_method(architecture: Any) -> str | None:
     fields: Mapping[str, Any] = stored if isinstance(stored, dict) else stored.to_dict()
     method = fields.get("quant_method")
     return str(getattr(method, "value", method or "bitsandbytes")).lower()
+
+
+def _is_quantised(module: torch.nn.Module) -> bool:
+    """By the class of the layer, or of its weight: torchao keeps the layers, with tensors of its own in them."""
+    weight: Any = getattr(module, "weight", None)
+    own_weight = isinstance(weight, torch.Tensor) and type(weight) not in (torch.Tensor, torch.nn.Parameter)
+    return own_weight or (type(module) is not torch.nn.Linear and type(module).__name__ != "Conv1D")
 
 
 def _is_installed(module: str) -> bool:

@@ -1,6 +1,5 @@
 """Finds the modules of a base model that are named to be trained: by name, by pattern, or as the last layers."""
 
-import re
 from collections.abc import Collection
 from typing import Any
 
@@ -11,7 +10,9 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError
+from tunelab.model.covering import expert_stacks, is_all_linear, missing_targets, text_paths
 from tunelab.model.matching import empty_model
+from tunelab.model.trying import require_patterns_and_experts, require_usual_targets
 from tunelab.suggesting import did_you_mean
 
 
@@ -22,17 +23,18 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
         ModelError: a name or a pattern fits no module, or there are fewer layers.
     """
     targets: Any = getattr(config, "target_modules", None) or ()
-    targets = () if targets == "all-linear" else targets
     saved: Any = getattr(config, "modules_to_save", None) or ()
-    model: Any = empty_model(base) if num_layers or targets or saved else None
+    parameters: Any = getattr(config, "target_parameters", None) or ()
+    model: Any = empty_model(base) if config is not None or num_layers else None
     if model is None:
         return
     if num_layers is not None:
         last_layers(model, num_layers)
     require_modules(model, saved)
-    missing = _missing_targets(model, targets)
+    _require_parameters(model, parameters)
+    missing = missing_targets(model, () if is_all_linear(config) else targets)
     if missing:
-        if isinstance(targets, str) and not _missing_targets(model, [targets]):
+        if isinstance(targets, str) and not missing_targets(model, [targets]):
             raise ModelError(
                 "peft.target_modules: expected a list of names, or a pattern of whole paths, found the "
                 f"name {targets!r}; set 'peft.target_modules=[{targets}]'."
@@ -40,25 +42,33 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
         linear = linear_names(model)
         raise ModelError(
             f"peft.target_modules: expected modules of this model (its linear ones are {', '.join(linear)}), found "
-            f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}"
+            f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}{_hint_of_experts(model)}"
         )
+    if config is not None:
+        require_usual_targets(config, base)
+        require_patterns_and_experts(config, base)
 
 
-def _missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
-    """Those of `targets`, a pattern or names, that fit no module, by PEFT's rules."""
-    names = [name for name, _ in model.named_modules() if name]
-    if not isinstance(targets, str):
-        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
-    try:
-        return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-    except re.error:
-        return [targets]
+def _hint_of_experts(model: PreTrainedModel) -> str:
+    names = sorted({path.rpartition(".")[2] for path in expert_stacks(model)})
+    stacks = f"'peft.target_parameters=[{','.join(names)}]'"
+    return f" The experts lie in one tensor a layer: name them by {stacks}." if names else ""
+
+
+def _require_parameters(model: PreTrainedModel, wanted: Collection[str]) -> None:
+    """Refuse names in `target_parameters` that fit no parameter, which PEFT passes over where another fits."""
+    known = [path for path, _ in model.named_parameters()]
+    for name in wanted:
+        if not any(path == name or path.endswith(f".{name}") for path in known):
+            stacks = sorted({path.rpartition(".")[2] for path in expert_stacks(model)})
+            there = f" (the experts' are {', '.join(stacks)})" if stacks else ""
+            raise ModelError(f"peft.target_parameters: expected parameters of this model{there}, found {name!r}.")
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Last names of the linear modules of `model`, in order."""
     kinds = (torch.nn.Linear, Conv1D)
-    return sorted({path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, kinds)})
+    return sorted({p.rpartition(".")[2] for p in text_paths(model) if isinstance(model.get_submodule(p), kinds)})
 
 
 def last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
@@ -78,12 +88,12 @@ def last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
 
 def _decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     """The outermost list of as many modules as the configuration has layers: a list of experts may be as long."""
-    count = int(model.config.get_text_config().num_hidden_layers)
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)]
     fitting = [(name.count("."), module) for name, module in lists if len(module) == count]
     if not fitting:
         raise ModelError(
-            f"peft.num_layers: expected a list of the {count} decoder layers in {type(model).__name__}, found none; "
+            f"peft.num_layers: expected a list of the decoder layers ({count}) in {type(model).__name__}, found none; "
             "use peft=none to train everything."
         )
     return min(fitting, key=lambda each: each[0])[1]

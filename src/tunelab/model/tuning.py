@@ -21,6 +21,7 @@ UNSUPPORTED_OPTIONS = {
     "alora_invocation_tokens": "PEFT's wrapper finds the tokens, and training calls the decoder inside it",
     "arrow_config": "it mixes adapters that were trained before",
     "kasa_config": "PEFT leaves its regularisers to whoever computes the loss, and they would be left out",
+    "layer_replication": "it changes the base too, and most models list their layers elsewhere besides",
     "monteclora_config": "PEFT leaves its variational loss to whoever computes the loss, and it would be left out",
     "velora_config": "it projects on averages of a micro-batch, whose size memory decides; init_type=random is fixed",
 }

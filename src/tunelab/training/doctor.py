@@ -105,7 +105,7 @@ def require_computable(model: CausalLM) -> None:
             last_hidden_state(model, _dense(probe, device))
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
         raise _not_computable(first_line(error)) from error
 
 
@@ -137,7 +137,7 @@ def _shortened(example: TokenizedExample) -> TokenizedExample:
 def _attempt(measure: Callable[[], tuple[float, float]]) -> Check:
     try:
         difference, tolerance = measure()
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, AssertionError) as error:
         return Check(holds=False, difference=None, tolerance=0.0, reason=first_line(error))
     if difference <= tolerance:
         return Check(holds=True, difference=difference, tolerance=tolerance)

@@ -189,7 +189,8 @@ def _groups(parameters: Parameters, lr: float, ratio: float | None, decays: bool
     members: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in parameters.items():
         share = ratio if ratio is not None and _is_b_matrix(name) else 1.0
-        members.setdefault((share, decays and parameter.ndim < 2), []).append(parameter)
+        spared = decays and (parameter.ndim < 2 or _is_bias(name))
+        members.setdefault((share, spared), []).append(parameter)
     return [
         {"params": those, "lr": lr * share, LR_RATIO: share, **({"weight_decay": 0.0} if spared else {})}
         for (share, spared), those in members.items()
@@ -200,8 +201,13 @@ def _is_b_matrix(name: str) -> bool:
     return not B_MATRICES.isdisjoint(name.split("."))
 
 
+def _is_bias(name: str) -> bool:
+    """BEFT keeps its biases as rows of a matrix, (1, outputs)."""
+    return any("bias" in part for part in name.split("."))
+
+
 def _outside(model: torch.nn.Module) -> set[str]:
-    """Names of the parameters that are no hidden matrices: embeddings, the head, and all that is not 2-D.
+    """Names of the parameters that are no hidden matrices: embeddings, the head, biases, and all that is not 2-D.
 
     What an adapter trains of an embedding (rows of new tokens, LoRA's factors) belongs to it: PEFT keeps the embedding
     itself as `base_layer` of the module that holds them.
@@ -210,4 +216,4 @@ def _outside(model: torch.nn.Module) -> set[str]:
     ends = [m for m in model.modules() if isinstance(getattr(m, "base_layer", m), torch.nn.Embedding)]
     ends += [head] if find_head and (head := find_head()) is not None else []
     at_ends = {id(parameter) for module in ends for parameter in module.parameters()}
-    return {name for name, p in model.named_parameters() if p.ndim != 2 or id(p) in at_ends}
+    return {name for name, p in model.named_parameters() if p.ndim != 2 or _is_bias(name) or id(p) in at_ends}

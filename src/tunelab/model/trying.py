@@ -1,0 +1,104 @@
+"""Tries, without weights, whether an adapter goes on a base model: usual modules, experts, patterns of ranks."""
+
+import copy
+import re
+from typing import Any
+
+from peft import LNTuningConfig, LoraConfig, PeftConfig
+from transformers import PreTrainedModel
+
+from tunelab.config import ModelConfig
+from tunelab.errors import ModelError, first_line
+from tunelab.model.covering import expert_stacks, linear_paths, text_paths
+from tunelab.model.matching import attached_on_meta, empty_model
+from tunelab.suggesting import did_you_mean
+
+# What LoRA has to be where PEFT puts it on the experts that lie in one tensor a layer.
+ON_EXPERTS: dict[str, tuple[Any, ...]] = {
+    "lora_dropout": (0.0,),
+    "use_dora": (False,),
+    "lora_bias": (False,),
+    "velora_config": (None,),
+    "init_lora_weights": (True, False, "gaussian"),
+}
+
+
+def require_usual_targets(config: PeftConfig, base: ModelConfig) -> None:
+    """Refuse, where no modules are named, an adapter that PEFT has no usual ones for in models of this type.
+
+    Raises:
+        ModelError: with the names there are.
+    """
+    model: Any = empty_model(base) if getattr(config, "target_modules", ()) is None else None
+    if model is None:
+        return
+    names = ", ".join(_norms(model) if isinstance(config, LNTuningConfig) else _linear(model))
+    remedy = f"name them by peft.target_modules=[…] (there are {names})"
+    try:
+        wrapped = attached_on_meta(config, model)
+    except ValueError as error:
+        raise ModelError(
+            f"peft: {type(config).__name__} has no usual modules in models of type {model.config.model_type!r} "
+            f"({first_line(error).rstrip('.')}); {remedy}, or use peft=lora."
+        ) from error
+    except Exception:  # of PEFT's many kinds, some need weights: said when the adapter is made
+        return
+    found: list[str] = list(getattr(wrapped, "targeted_module_names", ()))
+    for name in sorted(wrapped.peft_config["default"].target_modules or ()):
+        if found and not any(path == name or path.endswith(f".{name}") for path in found):
+            raise ModelError(
+                f"peft.target_modules: expected modules of this model, found {name!r} among PEFT's usual ones for its "
+                f"type; {remedy}."
+            )
+
+
+def require_patterns_and_experts(config: PeftConfig, base: ModelConfig) -> None:
+    """Refuse patterns that fit nothing, and what LoRA cannot do (dropout, DoRA, …) on experts in one tensor a layer.
+
+    Raises:
+        ModelError: for experts with the names of the other layers.
+    """
+    patterns = getattr(config, "rank_pattern", None) or getattr(config, "alpha_pattern", None)
+    model: Any = empty_model(base) if isinstance(config, LoraConfig) and config.init_lora_weights != "eva" else None
+    if model is None or not (patterns or expert_stacks(model)):
+        return
+    others = ",".join(_linear(model))
+    plain = copy.deepcopy(config)
+    vars(plain).update({key: usual for key, (usual, *_) in ON_EXPERTS.items()})
+    try:
+        wrapped = attached_on_meta(plain, model)
+    except Exception:  # of PEFT's many kinds: said when the adapter is made
+        return
+    special = [key for key, usual in ON_EXPERTS.items() if getattr(config, key) not in usual]
+    if special and wrapped.targeted_parameter_names:
+        raise ModelError(
+            f"peft.{special[0]}: expected {ON_EXPERTS[special[0]][0]!r} on experts that lie in one tensor a layer, "
+            f"found {getattr(config, special[0])!r}; set 'peft.target_modules=[{others}]', or peft=lora."
+        )
+    require_patterns(wrapped, config)
+
+
+def require_patterns(model: Any, config: PeftConfig) -> None:
+    """Refuse a pattern of ranks or alphas that no adapted module or parameter has: PEFT knows of modules alone.
+
+    Raises:
+        ModelError: the first of them.
+    """
+    names = [*getattr(model, "targeted_module_names", ()), *getattr(model, "targeted_parameter_names", ())]
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, key, None) or ():
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+                known = sorted({name.rpartition(".")[2] for name in names})
+                raise ModelError(
+                    f"peft.{key}: expected patterns of adapted modules ({', '.join(known)}), found {pattern!r}"
+                    f"{did_you_mean(pattern, known) or '.'}"
+                )
+
+
+def _linear(model: PreTrainedModel) -> list[str]:
+    return sorted({path.rpartition(".")[2] for path in linear_paths(model)})
+
+
+def _norms(model: PreTrainedModel) -> list[str]:
+    found = [path for path in text_paths(model) if "norm" in type(model.get_submodule(path)).__name__.lower()]
+    return sorted({path.rpartition(".")[2] for path in found})
