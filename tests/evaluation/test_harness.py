@@ -213,13 +213,13 @@ def test_completions_end_at_the_first_stop_text_and_repeated_prompts_differ():
 def test_a_line_break_ends_a_completion_without_changing_it(monkeypatch):
     from tunelab.evaluation.harness import language_model
 
-    tokenizer, asked = make_tokenizer(), {}
+    tokenizer, asked = make_tokenizer(), []
     model = make_model(len(tokenizer))
     lm = language_model.LanguageModel(model, tokenizer, settings_of(model), None)
     generate = language_model.generate
-    monkeypatch.setattr(language_model, "generate", lambda *a, **k: asked.update(k) or generate(*a, **k))
+    monkeypatch.setattr(language_model, "generate", lambda *given: asked.append(given[2]) or generate(*given))
     [text] = lm.generate_until([Asked("what is two", {"until": ["\n", "two", "<|user|>"], "max_gen_toks": 60})])
-    ends = {tokenizer.decode([each]) for each in asked["end_token_ids"]}
+    ends = {tokenizer.decode([each]) for each in asked[0].end_token_ids}
     assert ends == {"<|end|>", "<|user|>", "\n"}
     monkeypatch.setattr(lm, "_stops", lambda until: set())
     assert lm.generate_until([Asked("what is two", {"until": ["\n", "two"], "max_gen_toks": 60})]) == [text]

@@ -15,8 +15,10 @@ from tunelab.data.records import Conversation, Message, Role, TokenizedExample
 from tunelab.data.rendering import ChosenTemplate, make_renderer
 from tunelab.data.upstream import added_token_settings, adds_bos, bos_token_id, decode, decode_texts, encode_texts
 from tunelab.errors import ConfigError, DataError
+from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.evaluating import SplitSettings, sequence_sums
-from tunelab.evaluation.generating import Sampling, causal_lm_of, dense_attention, generate, max_positions_of
+from tunelab.evaluation.generating import causal_lm_of, dense_attention, generate, max_positions_of
+from tunelab.evaluation.sampling import Sampling
 from tunelab.evaluation.statistics import Floats
 from tunelab.model.tokenizer import completion_text, pad_token_id
 
@@ -131,16 +133,14 @@ class LanguageModel(TemplateLM):
             samples.append(numbers[prompt])
             numbers[prompt] += 1
         until = [text for text in how["until"] if text]
-        completions = generate(
-            self._model,
-            ids,
+        decoding = Decoding(
             max_new_tokens=room,
             batch_tokens=self._settings.config.generation_batch_tokens,
             end_token_ids=sorted({*self._settings.end_token_ids, *self._stops(until)}),
             pad_token_id=pad_token_id(self.tokenizer),
             sampling=self._sampling(how),
-            sample_numbers=samples,
         )
+        completions = generate(self._model, ids, decoding, samples)
         texts = [completion_text(self.tokenizer, each.token_ids) for each in completions]
         return [postprocess_generated_text(text, until, None) for text in texts]
 
