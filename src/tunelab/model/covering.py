@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel
+from peft import AdaptionPromptConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _check_lora_target_modules_mamba,  # pyright: ignore[reportPrivateUsage]
@@ -110,6 +110,14 @@ def linear_paths(model: PreTrainedModel) -> list[str]:
         and module is not head
         and not is_under(path, outside)
     ]
+
+
+def named_targets(config: PeftConfig | None) -> Any:
+    """The pattern or the names that `config` gives for modules; empty where it gives none, or all linear layers."""
+    targets: Any = getattr(config, "target_modules", None)
+    if not targets or is_all_linear(config):
+        return ()
+    return [targets] if isinstance(config, AdaptionPromptConfig) and isinstance(targets, str) else targets  # one name
 
 
 def missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:

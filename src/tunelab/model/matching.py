@@ -14,7 +14,7 @@ from tunelab.config import ModelConfig
 from tunelab.embedded import locate
 from tunelab.errors import ModelError
 from tunelab.model.adapter_folder import Shapes, read_adapter_config, read_shapes
-from tunelab.model.covering import fitted, is_all_linear, missing_targets
+from tunelab.model.covering import fitted, missing_targets, named_targets
 from tunelab.model.locating import reads_local_files_only, resolve_model
 
 
@@ -106,9 +106,9 @@ def _last_name(path: str) -> str:
 
 def _require_targets(config: PeftConfig, base: ModelConfig, folder: Path, key: str) -> None:
     """Raises ModelError where the base lacks a module that the adapter is on."""
-    model, targets = empty_model(base), getattr(config, "target_modules", None)
-    missing = missing_targets(model, targets) if model is not None and targets and not is_all_linear(config) else []
-    if missing:
+    model, targets = empty_model(base), named_targets(config)
+    missing = missing_targets(model, targets) if model is not None else []
+    if missing and on_meta(config, base) is None:
         raise ModelError(
             f"{key}: {str(folder)!r} does not fit this base model: expected a module {missing[0]!r} in "
             f"{type(model).__name__}, found none; set model.path=<the base it was trained on>."

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError
-from tunelab.model.covering import expert_stacks, is_all_linear, missing_targets, text_paths
+from tunelab.model.covering import expert_stacks, missing_targets, named_targets, text_paths
 from tunelab.model.matching import empty_model
 from tunelab.model.trying import require_patterns_and_experts, require_usual_targets
 from tunelab.suggesting import did_you_mean
@@ -22,7 +22,7 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
     Raises:
         ModelError: a name or a pattern fits no module, or there are fewer layers.
     """
-    targets: Any = getattr(config, "target_modules", None) or ()
+    targets = named_targets(config)
     saved: Any = getattr(config, "modules_to_save", None) or ()
     parameters: Any = getattr(config, "target_parameters", None) or ()
     model: Any = empty_model(base) if config is not None or num_layers else None
@@ -32,7 +32,7 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
         last_layers(model, num_layers)
     require_modules(model, saved)
     _require_parameters(model, parameters)
-    missing = missing_targets(model, () if is_all_linear(config) else targets)
+    missing = missing_targets(model, targets)
     if missing:
         if isinstance(targets, str) and not missing_targets(model, [targets]):
             raise ModelError(
