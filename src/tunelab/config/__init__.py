@@ -53,6 +53,10 @@ from tunelab.config.section import (
     require,
     to_plain,
 )
+from tunelab.config.sets import (
+    EvaluationSetConfig,
+    SetMeasures,
+)
 from tunelab.config.training import (
     Accelerator,
     DecayShape,
@@ -79,6 +83,7 @@ __all__ = [
     "DecayShape",
     "EvaluateConfig",
     "EvaluationConfig",
+    "EvaluationSetConfig",
     "ExportConfig",
     "ExportKind",
     "InspectConfig",
@@ -99,6 +104,7 @@ __all__ = [
     "RunConfig",
     "Schedule",
     "Section",
+    "SetMeasures",
     "Split",
     "SubjectConfig",
     "TagsConfig",

@@ -1,9 +1,10 @@
 """What is measured of the base model and of the tuned one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
-from tunelab.config.section import Section, require
+from tunelab.config.section import Section, require, to_plain
+from tunelab.config.sets import EvaluationSetConfig, check_set_name
 from tunelab.errors import ConfigError
 
 
@@ -23,6 +24,7 @@ class EvaluationConfig(Section):
     seed: int = 0  # of the draws; with it a sample depends on its prompt alone
     num_samples: int = 1  # completions of each example, for pass@k and majority votes
     generation_batch_tokens: int = 16384  # memory knob: prompt and completion positions of one batch
+    sets: dict[str, EvaluationSetConfig] = field(default_factory=dict[str, EvaluationSetConfig])  # name → extra set
 
     def __post_init__(self) -> None:
         names = [self.metrics] if isinstance(self.metrics, str) else self.metrics
@@ -49,6 +51,21 @@ class EvaluationConfig(Section):
             require(value >= 1, f"evaluation.{key}", "at least 1 token", value)
         limit = self.max_examples
         require(limit is None or limit >= 1, "evaluation.max_examples", "null or at least 1", limit)
+        self._settle_sets()
+
+    def _settle_sets(self) -> None:
+        self.sets = dict(self.sets)
+        for name, each in self.sets.items():
+            check_set_name(name)
+            each.settle(f"evaluation.sets.{name}")
+            self.of_set(name)  # which checks the values
+
+    def of_set(self, name: str) -> "EvaluationConfig":
+        """How the extra set `name` is measured; nothing counts as read."""
+        plain = to_plain(self)
+        given = plain.pop("sets")[name]["evaluation"]
+        own: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        return EvaluationConfig(**{**plain, "regex": None, **own})
 
     def used_keys(self) -> list[str]:
         """The keys that measuring reads, given the others."""

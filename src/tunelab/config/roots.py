@@ -35,6 +35,9 @@ class RunConfig(Section):
         parts = PurePath(self.name).parts
         inside = bool(parts) and ".." not in parts and not PurePath(self.name).is_absolute()
         require(inside, "name", "a folder name under <output_dir>/runs", self.name)
+        for each in self.evaluation.sets.values():  # they are rendered as what the model learned
+            if to_plain(each)["data"]["template"] == "auto":
+                each.data.template = to_plain(self.data)["template"]
 
 
 class AnySplit(Enum):
