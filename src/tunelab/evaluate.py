@@ -1,7 +1,7 @@
 """Measures a base model and an adapter (or a fully tuned model) again, from what a run left on disk."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +13,17 @@ from tunelab.config import EvaluateConfig, EvaluationConfig, ReviewConfig, RunCo
 from tunelab.data.preparing import report_table
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import ConfigError, DataError
-from tunelab.evaluation.evaluating import SplitEvaluation
-from tunelab.evaluation.reporting import comparison_table, results, write_predictions
 from tunelab.measuring import prove_shortcuts
 from tunelab.model.adapter import CausalLM
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
+from tunelab.outcome import Measured, all_results, measure_all, show_results, show_warnings, write_all_predictions
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.review.command import review
-from tunelab.review.predictions import predictions_file
 from tunelab.run import RunFolder, make_new_folder
 from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
+
+Examples = Mapping[str, Sequence[EvaluationExample]]  # of the split that is measured, by its name
 
 
 def evaluate(
@@ -54,16 +54,14 @@ def evaluate(
         examples = _examples(prepared, config.split)
         _mark_read_later(config, subject)
         refuse_unread_keys(config, overrides)
-        base, tuned = _measure(subject, prepared, examples, console)
-        split = config.split.value
-        if tuned.predictions:
-            models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
-            write_predictions(
-                target.path / predictions_file(config.split), {key: found.predictions for key, found in models.items()}
-            )
-        found = results(split, tuned, base)
+        for each in prepared.sets:
+            console.print(str(each))
+        base, tuned = _measure(subject, prepared, {config.split.value: examples}, console)
+        write_all_predictions(target.path, tuned, base)
+        found = all_results(tuned, base)
         target.merge_results(found)
-        console.print(comparison_table(tuned, base))
+        show_results(console, tuned, base)
+        show_warnings(console, found.get("warnings", {}))
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
         if config.pages:
             review(ReviewConfig(run=str(target.path), split=config.split), ())
@@ -77,7 +75,8 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
     given, usual = to_plain(config.evaluation), to_plain(EvaluationConfig())
     typed = {override.partition("=")[0].rpartition(".")[2] for override in overrides if "evaluation." in override}
     changed = {key: value for key, value in given.items() if key in typed or value != usual[key]}
-    return EvaluationConfig(**{**to_plain(run.evaluation), **changed})
+    sets = (config if "sets" in changed else run).evaluation.sets
+    return EvaluationConfig(**{**to_plain(run.evaluation), **changed, "sets": sets})
 
 
 def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:
@@ -91,25 +90,25 @@ def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:
     mark_read(run.trainer, "micro_batch_tokens")
 
 
-def _measure(
-    subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
-) -> tuple[SplitEvaluation | None, SplitEvaluation]:
+def _measure(subject: Subject, prepared: Prepared, examples: Examples, console: Console) -> tuple[Measured, Measured]:
     """Base, where it is asked for, and tuned; a fully tuned model is loaded after the base, an adapter put on it."""
     device, wants_base = prepared.device, subject.run.evaluation.base
     if subject.whole is not None:
-        base = _measure_one(load_base(subject, device), subject, prepared, examples, console) if wants_base else None
+        base = _measure_one(load_base(subject, device), subject, prepared, examples, console) if wants_base else {}
         tuned = load_tuned(subject, device, prepared.precision)
         return base, _measure_one(tuned, subject, prepared, examples, console)
     base_model = load_base(subject, device)
     measure = prove_shortcuts(subject.run, prepared, base_model, console)
-    base = measure(base_model, examples) if wants_base else None  # before the adapter: some change the base
-    return base, measure(load_tuned(subject, device, prepared.precision, base_model), examples)
+    [(split, rows)] = examples.items()
+    base = measure_all(measure, base_model, rows, split) if wants_base else {}  # before the adapter: some change it
+    return base, measure_all(measure, load_tuned(subject, device, prepared.precision, base_model), rows, split)
 
 
 def _measure_one(
-    model: CausalLM, subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
-) -> SplitEvaluation:
-    return prove_shortcuts(subject.run, prepared, model, console)(model, examples)
+    model: CausalLM, subject: Subject, prepared: Prepared, examples: Examples, console: Console
+) -> Measured:
+    [(split, rows)] = examples.items()
+    return measure_all(prove_shortcuts(subject.run, prepared, model, console), model, rows, split)
 
 
 def _examples(prepared: Prepared, split: Split) -> Sequence[EvaluationExample]:

@@ -35,7 +35,15 @@ from tunelab.model.quantizing import quantization_report
 from tunelab.model.saving import export_model
 from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.outcome import Measured, keep_results, keep_warnings, measure_all, show_results
+from tunelab.outcome import (
+    Measured,
+    all_results,
+    keep,
+    measure_all,
+    show_results,
+    show_warnings,
+    write_all_predictions,
+)
 from tunelab.run import RunFolder, recorded
 from tunelab.session import Session, open_loggers, open_session
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
@@ -136,7 +144,7 @@ def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement
     status = session.console.status("measuring the base model")
     with session.folder.stage("evaluate_base"), status:
         base = measure_all(measure, model, session.prepared.data.test)
-    keep_results(session.folder, {}, base)
+    keep(session.folder, all_results({}, base))
     return base
 
 
@@ -271,10 +279,11 @@ def _conclude(
     if prepared.is_measured:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
             tuned = measure_all(measure, model, prepared.data.test)
-        keep_results(folder, tuned, base)
+        keep(folder, all_results(tuned, base))
+        write_all_predictions(folder.path, tuned, base)
         write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
         show_results(console, tuned, base)
-    keep_warnings(folder, console, [each.name for each in prepared.sets])
+    show_warnings(console, folder.summary.facts.setdefault("warnings", {}))
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
     log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied

@@ -8,7 +8,6 @@ from tunelab.config import EvaluationConfig, TrainerConfig
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import ConfigError
 from tunelab.evaluation.measurable import measurable
-from tunelab.suggesting import did_you_mean
 
 OF_THE_LOSS = {"val/loss": False, "val/perplexity": False, "val/token_accuracy": True}  # at every validation
 
@@ -82,13 +81,9 @@ def _monitor(name: str, scored: Mapping[str, bool | None], is_scored: bool) -> M
     better = known.get(name)
     if better is not None:
         return Monitor(name, better)
+    kind = "that can be better or worse" if name in known else "that validations measure"
     names = ", ".join(each for each, higher in known.items() if higher is not None)
-    if name in known:
-        expected, mend = "a figure that can be better or worse", f"; set trainer.monitor to one of {names}."
-    else:
-        expected, mend = "a figure that validations measure", f"; set trainer.monitor to one of {names}."
-        if is_scored:
-            mend = did_you_mean(name, known) or mend
-        else:
-            mend = f"; set trainer.score_every_validations=1 to score answers, or trainer.monitor to one of {names}."
-    raise ConfigError(f"trainer.monitor: expected {expected}, found {name}{mend}")
+    score = "" if is_scored else "trainer.score_every_validations=1 to score answers, or "
+    raise ConfigError(
+        f"trainer.monitor: expected a figure {kind}, found {name}; set {score}trainer.monitor to one of {names}."
+    )
