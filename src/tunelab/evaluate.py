@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -75,8 +76,9 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
     given, usual = to_plain(config.evaluation), to_plain(EvaluationConfig())
     typed = {override.partition("=")[0].rpartition(".")[2] for override in overrides if "evaluation." in override}
     changed = {key: value for key, value in given.items() if key in typed or value != usual[key]}
-    sets = (config if "sets" in changed else run).evaluation.sets
-    return EvaluationConfig(**{**to_plain(run.evaluation), **changed, "sets": sets})
+    merged: dict[str, Any] = to_plain(run.evaluation) | changed
+    merged["sets"] = (config if "sets" in changed else run).evaluation.sets
+    return EvaluationConfig(**merged)
 
 
 def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:

@@ -62,10 +62,11 @@ class EvaluationConfig(Section):
 
     def of_set(self, name: str) -> "EvaluationConfig":
         """How the extra set `name` is measured; nothing counts as read."""
-        plain = to_plain(self)
+        plain: dict[str, Any] = to_plain(self)
         given = plain.pop("sets")[name]["evaluation"]
-        own: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        return EvaluationConfig(**{**plain, "regex": None, **own})
+        plain["regex"] = None
+        plain |= {key: value for key, value in given.items() if value is not None}
+        return EvaluationConfig(**plain)
 
     def used_keys(self) -> list[str]:
         """The keys that measuring reads, given the others."""
