@@ -1,35 +1,46 @@
-"""Measures a base model and an adapter (or a fully tuned model) again, from what a run left on disk."""
+"""Measures a base model and what was made of it (adapters, whole models), from what runs left on disk."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+import numpy as np
+from rich.console import RenderableType
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import EvaluateConfig, EvaluationConfig, ReviewConfig, RunConfig, Split, mark_read, to_plain
-from tunelab.data.preparing import report_table
+from tunelab.contamination import contamination
+from tunelab.contenders import BASE, TUNED, Contender, Opened, few_shot_name, open_contenders, remarks
+from tunelab.data.few_shot import FewShot, few_shot
+from tunelab.data.preparing import open_stage, report_table
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import ConfigError, DataError
+from tunelab.evaluation.comparing import compare_models
 from tunelab.evaluation.evaluating import SplitEvaluation
-from tunelab.evaluation.reporting import comparison_table, results, write_predictions
-from tunelab.measuring import prove_shortcuts
-from tunelab.model.adapter import CausalLM
+from tunelab.evaluation.reporting import comparison_table, results_of, write_predictions
+from tunelab.evaluation.scores import spread
+from tunelab.evaluation.side_by_side import ModelsTable
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.review.command import review
 from tunelab.review.predictions import predictions_file
 from tunelab.run import RunFolder, make_new_folder
-from tunelab.subject import Subject, check_loading, load_base, load_tuned, open_subject
+from tunelab.subject import Subject, check_loading
+from tunelab.switching import Bench
 from tunelab.terminal import RunConsole, quiet_libraries
 
 
 def evaluate(
-    config: EvaluateConfig, run: RunConfig | None, folder: RunFolder | None, overrides: Sequence[str]
+    config: EvaluateConfig,
+    run: RunConfig | None,
+    folder: RunFolder | None,
+    overrides: Sequence[str],
+    more: Sequence[Opened] = (),
 ) -> dict[str, float]:
-    """Measure what `config` names; `run` and `folder` are those of `config.run`, where it is given.
+    """Measure what `config` names; `run` and `folder` are those of `config.run`, `more` those of `config.runs`.
 
     Writes predictions.jsonl (for other splits predictions-<split>.jsonl) and adds the metrics to summary.json.
 
@@ -37,37 +48,67 @@ def evaluate(
         TunelabError: something is missing or does not fit.
     """
     quiet_libraries()
-    settings = _settings(config, run, overrides)
-    subject = open_subject(config, run, folder)
-    subject = replace(subject, run=replace(subject.run, evaluation=settings))
-    if config.pages and not (settings.base and settings.generate):
-        raise ConfigError(
-            "pages: expected completions of base and tuned to show, found evaluation.base or evaluation.generate off; "
-            "set both to true, or leave pages out."
-        )
-    own = subject.folder if run and settings == run.evaluation else None
-    target = own or _new_folder(config)  # a run's published figures are replaced by the same measurement only
+    opened = [*([(run, folder)] if run and folder else []), *more]
+    settings = _settings(config, opened[0][0] if opened else None, overrides)
+    contenders = open_contenders(config, opened, settings)
+    names = _names(contenders, settings)
+    reference = _reference(config, names)
+    _check_pages(config, settings, names)
+    subject, target = contenders[0].subject, _target(config, contenders, settings)
     with closing(RunConsole(target.path / "run.log")) as console:
-        place = subject.whole or subject.adapters[0]
-        prepared = prepare(subject.run, num_virtual_tokens_of_folder(place))
+        prepared = prepare(subject.run, max(num_virtual_tokens_of_folder(each.place) for each in contenders))
         console.print(report_table(prepared.data.report))
-        examples = _examples(prepared, config.split)
-        _mark_read_later(config, subject)
+        examples = _examples(prepared, config.split)[: settings.max_examples]
+        shots = _shots(config, subject, prepared, examples)
+        doubts = contamination(contenders, config.split.value, prepared.data.report)
+        _mark_read_later(config, contenders)
         refuse_unread_keys(config, overrides)
-        base, tuned = _measure(subject, prepared, examples, console)
-        split = config.split.value
-        if tuned.predictions:
-            models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
-            write_predictions(
-                target.path / predictions_file(config.split), {key: found.predictions for key, found in models.items()}
-            )
-        found = results(split, tuned, base)
-        target.merge_results(found)
-        console.print(comparison_table(tuned, base))
+        for line in (*remarks(contenders), *doubts.values()):
+            console.print(line, soft_wrap=True)
+        models = _measure(contenders, Bench(prepared, console), examples, shots)
+        _write_predictions(target.path / predictions_file(config.split), models)
+        found, table = _compare(config, models, reference, contenders[0].name, _left_out(settings, shots))
+        about = {"models": _places(contenders)} if len(contenders) > 1 else {}
+        about |= {"contamination": doubts} if doubts else {}
+        about |= {"few_shot": _about(shots, settings)} if shots else {}
+        target.merge_results({**found, **about})
+        console.print(table)
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
         if config.pages:
             review(ReviewConfig(run=str(target.path), split=config.split), ())
         return dict(found["metrics"])
+
+
+def _target(config: EvaluateConfig, contenders: Sequence[Contender], settings: EvaluationConfig) -> RunFolder:
+    """Where results go: a run's published figures are replaced by the same measurement only."""
+    first = contenders[0]
+    if len(contenders) == 1 and first.subject.folder and first.run and settings == first.run.evaluation:
+        return first.subject.folder
+    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    return RunFolder(make_new_folder(Path(config.output_dir) / "evaluations" / now))
+
+
+def _names(contenders: Sequence[Contender], settings: EvaluationConfig) -> list[str]:
+    """All models, in the order in which they are measured."""
+    few_shot = [few_shot_name(settings.few_shot)] if settings.few_shot else []
+    return [*([BASE] if settings.base else []), *few_shot, *(each.name for each in contenders)]
+
+
+def _reference(config: EvaluateConfig, names: Sequence[str]) -> str:
+    """Raises ConfigError for a model that is not measured."""
+    if config.reference is not None and config.reference not in names:
+        raise ConfigError(
+            f"reference: expected one of {', '.join(names)}, found {config.reference!r}; set reference={names[0]}."
+        )
+    return config.reference or names[0]
+
+
+def _check_pages(config: EvaluateConfig, settings: EvaluationConfig, names: Sequence[str]) -> None:
+    if config.pages and not (settings.generate and len(names) > 1):
+        raise ConfigError(
+            "pages: expected completions of base and tuned to show, found evaluation.base or evaluation.generate off; "
+            "set both to true, or leave pages out."
+        )
 
 
 def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence[str]) -> EvaluationConfig:
@@ -80,36 +121,46 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
     return EvaluationConfig(**{**to_plain(run.evaluation), **changed})
 
 
-def _mark_read_later(config: EvaluateConfig, subject: Subject) -> None:
+def _mark_read_later(config: EvaluateConfig, contenders: Sequence[Contender]) -> None:
     """Count as read what is read only after the unread-key audit, which comes before the weights."""
-    if config.run is not None:
+    if config.run is not None or config.runs:
         mark_read(config.evaluation, *to_plain(config.evaluation))
-    run = subject.run
+    run = contenders[0].subject.run
     mark_evaluation(run.evaluation, measures=True)
-    check_loading(subject)
+    for contender in contenders:
+        check_loading(contender.subject)
     mark_read(run.model, "attention")
     mark_read(run.trainer, "micro_batch_tokens")
 
 
+def _shots(
+    config: EvaluateConfig, subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample]
+) -> FewShot | None:
+    """The prompts with worked examples in front, where they are asked for."""
+    settings = subject.run.evaluation
+    if not settings.few_shot:
+        return None
+    positions: int | None = getattr(subject.architecture.get_text_config(), "max_position_embeddings", None)
+    stage = open_stage(subject.run.data, prepared.tokenizer)
+    return few_shot(stage, config.split.value, examples, settings.few_shot, settings.seed, positions)
+
+
 def _measure(
-    subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
-) -> tuple[SplitEvaluation | None, SplitEvaluation]:
-    """Base, where it is asked for, and tuned; a fully tuned model is loaded after the base, an adapter put on it."""
-    device, wants_base = prepared.device, subject.run.evaluation.base
-    if subject.whole is not None:
-        base = _measure_one(load_base(subject, device), subject, prepared, examples, console) if wants_base else None
-        tuned = load_tuned(subject, device, prepared.precision)
-        return base, _measure_one(tuned, subject, prepared, examples, console)
-    base_model = load_base(subject, device)
-    measure = prove_shortcuts(subject.run, prepared, base_model, console)
-    base = measure(base_model, examples) if wants_base else None  # before the adapter: some change the base
-    return base, measure(load_tuned(subject, device, prepared.precision, base_model), examples)
-
-
-def _measure_one(
-    model: CausalLM, subject: Subject, prepared: Prepared, examples: Sequence[EvaluationExample], console: Console
-) -> SplitEvaluation:
-    return prove_shortcuts(subject.run, prepared, model, console)(model, examples)
+    contenders: Sequence[Contender], bench: Bench, examples: Sequence[EvaluationExample], shots: FewShot | None
+) -> dict[str, SplitEvaluation]:
+    """The base before any adapter, then each tuned model, in one pass each."""
+    first = contenders[0].subject
+    models: dict[str, SplitEvaluation] = {}
+    if first.run.evaluation.base:
+        models[BASE] = bench.measure_base(first, examples)
+    if shots is not None:
+        measured = bench.measure_base(first, [example for example in shots.examples if example])
+        kept = np.array([example is not None for example in shots.examples])
+        name = few_shot_name(first.run.evaluation.few_shot)
+        models[name] = replace(measured, scores=[spread(each, kept) for each in measured.scores])
+    for contender in contenders:
+        models[contender.name] = bench.measure_tuned(contender.subject, examples)
+    return models
 
 
 def _examples(prepared: Prepared, split: Split) -> Sequence[EvaluationExample]:
@@ -120,6 +171,44 @@ def _examples(prepared: Prepared, split: Split) -> Sequence[EvaluationExample]:
     return examples
 
 
-def _new_folder(config: EvaluateConfig) -> RunFolder:
-    now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return RunFolder(make_new_folder(Path(config.output_dir) / "evaluations" / now))
+def _write_predictions(path: Path, models: Mapping[str, SplitEvaluation]) -> None:
+    predictions = {name: measured.predictions for name, measured in models.items() if measured.predictions}
+    if predictions:
+        write_predictions(path, predictions)
+
+
+def _compare(
+    config: EvaluateConfig, models: Mapping[str, SplitEvaluation], reference: str, first: str, left_out: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], RenderableType]:
+    """What summary.json keeps, and the table."""
+    compared = compare_models({name: measured.scores for name, measured in models.items()}, reference)
+    found = results_of(config.split.value, models, compared, first)
+    if models.keys() <= {BASE, TUNED} and reference != TUNED:
+        return found, comparison_table(models[TUNED], models.get(BASE))
+    return found, ModelsTable(models, compared, reference, left_out)
+
+
+def _left_out(settings: EvaluationConfig, shots: FewShot | None) -> list[str]:
+    """Prompts that have no room for worked examples, in a sentence."""
+    if shots is None or not shots.num_left_out:
+        return []
+    name, count = few_shot_name(settings.few_shot), len(shots.examples)
+    return [
+        f"{name}: {shots.num_left_out:,} of {count:,} prompts are too long with the examples before them (or their "
+        "response was cut) and were left out; it is compared on the others"
+    ]
+
+
+def _about(shots: FewShot, settings: EvaluationConfig) -> dict[str, Any]:
+    """What summary.json says of the worked examples."""
+    return {
+        "count": settings.few_shot,
+        "seed": settings.seed,
+        "examples": shots.origins,
+        "num_left_out": shots.num_left_out,
+        "first_prompt": shots.first_prompt,
+    }
+
+
+def _places(contenders: Sequence[Contender]) -> dict[str, str]:
+    return {each.name: str(each.place) for each in contenders}
