@@ -177,6 +177,12 @@ def open_run(path: str | None) -> "tuple[RunConfig | None, RunFolder | None]":
     return load_config(folder.path / "config.yaml"), folder
 
 
+def open_runs(paths: Sequence[str]) -> "list[tuple[RunConfig, RunFolder]]":
+    """Configuration and folder of each run. Raises ConfigError where there is none."""
+    opened = [open_run(path) for path in paths]
+    return [(config, folder) for config, folder in opened if config is not None and folder is not None]
+
+
 def dump_config(config: RunConfig) -> str:
     """The YAML text of a complete, resolved config, ready to be run again."""
     return SAVED_HEADER + OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))

@@ -179,6 +179,11 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
+    if config.evaluation.few_shot:
+        raise ConfigError(
+            f"evaluation.few_shot: expected 0 for training, found {config.evaluation.few_shot}; leave it out here, and "
+            f"after the run: python evaluate.py run=<run folder> evaluation.few_shot={config.evaluation.few_shot}."
+        )
     _check_types(peft_config, prepared)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
