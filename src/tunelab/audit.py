@@ -28,12 +28,17 @@ def _key_of(override: str) -> str:
 
 
 def _is_unread(section: Any, path: list[str]) -> bool:
-    """True for a field, a whole section, or a key of a dictionary that was not read; a dictionary was chosen whole."""
+    """True for a field, a whole section, or a key of a dictionary that was not read; a dictionary was chosen whole.
+
+    What a dictionary holds may be sections, of which keys are typed.
+    """
     if not isinstance(section, Section) or path[0] not in {f.name for f in dataclasses.fields(section)}:  # pyright: ignore
         return False
     value = object.__getattribute__(section, "__dict__")[path[0]]
     if len(path) == 1:
         return not isinstance(value, Mapping) and path[0] not in read_keys(section)
     if isinstance(value, Mapping):
-        return path[1] not in read_entries(section, path[0])
+        if path[1] not in read_entries(section, path[0]):
+            return True
+        return len(path) > 2 and _is_unread(value.get(path[1]), path[2:])
     return _is_unread(value, path[1:])

@@ -27,6 +27,7 @@ from tunelab.config import (
 )
 from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
 from tunelab.process import interruptible, mend_streams
+from tunelab.shorthand import spelled_out
 from tunelab.suggesting import explain_unknown_key
 
 if typing.TYPE_CHECKING:
@@ -96,13 +97,13 @@ def command(
                 _exit(str(error))
             except Interrupted as error:
                 _exit(str(error), error.exit_code)
+            except (HydraException, OmegaConfBaseException) as error:  # before OSError: some are both
+                _exit(explain_hydra_error(error, schema))
             except OSError as error:
                 problem = storage_problem(error, "a file")
                 if problem is None:
                     raise
                 _exit(f"{problem}; mend that, and start again.")
-            except (HydraException, OmegaConfBaseException) as error:
-                _exit(explain_hydra_error(error, schema))
             except YAMLError as error:
                 _exit(f"--config-name: expected YAML, found a damaged file ({_in_one_line(error)}).")
             except ValueError as error:  # Hydra's own, for a group set to what is no option's name
@@ -176,6 +177,12 @@ def open_run(path: str | None) -> "tuple[RunConfig | None, RunFolder | None]":
     return load_config(folder.path / "config.yaml"), folder
 
 
+def open_runs(paths: Sequence[str]) -> "list[tuple[RunConfig, RunFolder]]":
+    """Configuration and folder of each run. Raises ConfigError where there is none."""
+    opened = [open_run(path) for path in paths]
+    return [(config, folder) for config, folder in opened if config is not None and folder is not None]
+
+
 def dump_config(config: RunConfig) -> str:
     """The YAML text of a complete, resolved config, ready to be run again."""
     return SAVED_HEADER + OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
@@ -197,7 +204,8 @@ def prepare_arguments(arguments: list[str], schema: type[Section]) -> list[str]:
         elif argument.startswith("--") and argument.partition("=")[0] not in _HYDRA_FLAGS:
             raise ConfigError(f"{argument}: settings are written key=value here. {_as_key(argument, known)}")
         elif argument.startswith("~") or ("=" in argument and not argument.startswith("-")):
-            argument = _checked(argument, known, open_ended)
+            prepared += spelled_out(_checked(argument, known, open_ended))
+            continue
         prepared.append(argument)
     return prepared
 
@@ -226,6 +234,8 @@ def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
     if typed := re.match(r"LexerNoViableAlt\w*: (.*?)=(.*?) *\^", sentence):
         name, value = typed.groups()
         return f"{name}: expected plain letters, found {name}={value}; quote the value: '{name}=\"{value}\"'."
+    if found := re.match(r"(.*): Invalid type assigned: .* EvaluationSetConfig", f"{key or '?'}: {sentence}"):
+        return f"evaluation.sets: there is no set {found[1]!r}; name it: evaluation.sets=[{found[1]}.jsonl]."
     if re.search(r"field '.*' is not Optional", sentence):
         return f"{key}: expected a value, found null; set {key}=<value>."
     if found := re.match(r"Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", sentence):

@@ -1,10 +1,9 @@
 """One run from configuration to result: prepare, load, measure the base, train, export, measure again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 from transformers import PreTrainedModel
@@ -12,9 +11,10 @@ from transformers import PreTrainedModel
 from tunelab.atomic import write_json, write_text
 from tunelab.config import Precision, RunConfig
 from tunelab.data.datamodule import SftDataModule
-from tunelab.evaluation.evaluating import SplitEvaluation
+from tunelab.errors import TunelabError
+from tunelab.evaluation.evaluating import Prediction
 from tunelab.evaluation.generating import can_be_completed
-from tunelab.evaluation.reporting import comparison_table, results, sample_completions, write_predictions
+from tunelab.evaluation.reporting import sample_completions
 from tunelab.export.card import run_card, run_record
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
@@ -36,6 +36,15 @@ from tunelab.model.quantizing import quantization_report
 from tunelab.model.saving import export_model
 from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
+from tunelab.outcome import (
+    Measured,
+    all_results,
+    keep,
+    measure_all,
+    show_results,
+    show_warnings,
+    write_all_predictions,
+)
 from tunelab.run import RunFolder, recorded
 from tunelab.session import Session, open_loggers, open_session
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
@@ -49,7 +58,8 @@ from tunelab.training.checkpoint import BEST, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import join_processes, process_rank
 from tunelab.training.loggers import Loggers, log_result, log_samples
-from tunelab.training.module import MEASURED, CausalLMModule, StepSettings
+from tunelab.training.module import MEASURED, AnswerFigures, CausalLMModule, StepSettings
+from tunelab.training.monitoring import OF_THE_LOSS
 from tunelab.training.objective import has_plain_head
 from tunelab.training.overfitting import read_overfitting
 from tunelab.training.trainer import build_trainer
@@ -133,23 +143,14 @@ def _make_adapter(session: Session, base: PreTrainedModel) -> CausalLM:
     return attach_same_adapter(base, adapter, session.config.seed, start)
 
 
-def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement) -> SplitEvaluation | None:
-    examples = session.prepared.data.test
-    if not (session.config.evaluation.base and session.is_main and examples):
-        return None
+def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement) -> Measured:
+    if not (session.config.evaluation.base and session.is_main and session.prepared.is_measured):
+        return {}
     status = session.console.status("measuring the base model")
     with session.folder.stage("evaluate_base"), status:
-        base = measure(model, examples)
-    _keep(session.folder, results("test", base=base))
+        base = measure_all(measure, model, session.prepared.data.test)
+    keep(session.folder, all_results({}, base))
     return base
-
-
-def _keep(folder: RunFolder, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add results to the summary: the metrics, and beside them intervals, counts and comparisons by the same keys."""
-    summary = folder.summary
-    summary.metrics |= found["metrics"]
-    beside = {name: each for name, each in found.items() if name != "metrics"}
-    summary.facts |= {name: {**summary.facts.get(name, {}), **each} for name, each in beside.items()}
 
 
 def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Loggers) -> int | None:
@@ -164,8 +165,10 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         pad_token_id=pad_token_id(prepared.tokenizer),
         scaled_gradients=prepared.precision is Precision.fp16,
     )
-    module = CausalLMModule(model, measure.objective, settings, config.trainer.micro_batch_tokens)
-    checkpoint = RunCheckpoint(folder.checkpoints, config.trainer.checkpoint_every_steps, plan.validates_at)
+    scores = partial(_answer_figures, session, measure, model)
+    module = CausalLMModule(model, measure.objective, settings, config.trainer.micro_batch_tokens, scores)
+    every = config.trainer.checkpoint_every_steps
+    checkpoint = RunCheckpoint(folder.checkpoints, every, plan.validates_at, plan.monitor)
     with ProgressReporter(session.console, plan.steps.total_steps) as progress:
         trainer = build_trainer(
             config.trainer,
@@ -183,19 +186,47 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         patience = config.trainer.early_stopping_patience
         session.console.print(
             f"stopped early at step {trainer.global_step} of {plan.steps.total_steps}: "
-            f"no lower validation loss in {patience} validations"
+            f"no better {plan.monitor.name} in {patience} validations"
         )
     if plan.val_every_steps is None:
         module.end_at_averages()
         return None
-    overfitting = read_overfitting(folder.path / "metrics.jsonl") if session.is_main else None
-    if overfitting is not None:
-        folder.summary.facts["overfitting"] = overfitting.to_dict()
-        if warning := overfitting.warning():
-            session.console.print(warning)
+    _say_how_it_went(session, checkpoint)
     best = read_checkpoint(folder.checkpoints / BEST)
     module.load_state_dict(best.get(MEASURED, best["state_dict"]), strict=False)
     return checkpoint.best_step
+
+
+def _say_how_it_went(session: Session, checkpoint: RunCheckpoint) -> None:
+    """Into the summary: the monitored figure at its best, and whether the run overfitted."""
+    facts = session.folder.summary.facts
+    facts["best"] = {"metric": session.plan.monitor.name, "value": checkpoint.best_value, "step": checkpoint.best_step}
+    overfitting = read_overfitting(session.folder.path / "metrics.jsonl") if session.is_main else None
+    if overfitting is not None:
+        facts["overfitting"] = overfitting.to_dict()
+        if warning := overfitting.warning(checkpoint.best_step):
+            facts["warnings"] = {"overfitting": warning}
+
+
+def _answer_figures(session: Session, measure: Measurement, model: CausalLM, step: int) -> AnswerFigures | None:
+    """How to score answers at the validation of `step`, where they are."""
+    scoring = session.plan.scoring
+    if scoring is None or not session.plan.scores_at(step):
+        return None
+    return partial(_score_answers, session, measure, model, step, scoring.places)
+
+
+def _score_answers(
+    session: Session, measure: Measurement, model: CausalLM, step: int, places: Sequence[int]
+) -> dict[str, float]:
+    figures = measure.answer_figures(model, [session.prepared.data.validation[place] for place in places])
+    monitored = session.plan.monitor.name
+    if monitored not in OF_THE_LOSS and monitored.removeprefix("val/") not in figures:
+        raise TunelabError(
+            f"trainer.monitor: expected a value of {monitored} at step {step}, found none: no prompt of the scored "
+            "examples leaves room for an answer; lower data.max_length, or set trainer.monitor=val/loss."
+        )
+    return figures
 
 
 def _callbacks(
@@ -214,21 +245,22 @@ def _callbacks(
     ]
     if plan.val_every_steps is not None:
         if config.trainer.early_stopping_patience is not None:
-            callbacks.append(QuietEarlyStopping(config.trainer.early_stopping_patience))
+            callbacks.append(QuietEarlyStopping(config.trainer.early_stopping_patience, plan.monitor))
         if config.trainer.num_sample_completions:
-            callbacks.append(Samples(partial(_show_samples, session, measure, model)))
+            callbacks.append(Samples(folder.path / "samples.jsonl", partial(_show_samples, session, measure, model)))
     return [*callbacks, checkpoint, OrderlyStop(checkpoint, plan.validates_at)]
 
 
 def _show_samples(
     session: Session, measure: Measurement, model: CausalLM, trainer: pl.Trainer, step: int, is_first: bool
-) -> None:
+) -> list[Prediction]:
     """Complete a few validation prompts; to the terminal (the prompts once) and to TensorBoard."""
     samples = session.prepared.data.validation[: session.config.trainer.num_sample_completions]
     examples = [example for example in samples if can_be_completed(model, example.prompt_ids)]
     predictions = measure.predict(model, examples)
     session.console.print(sample_completions(predictions, with_prompts=is_first))
     log_samples(trainer.loggers, predictions, step)
+    return predictions
 
 
 def _conclude(
@@ -236,7 +268,7 @@ def _conclude(
     model: CausalLM,
     measure: Measurement,
     loggers: Loggers,
-    base: SplitEvaluation | None,
+    base: Measured,
     best_step: int | None,
 ) -> dict[str, float]:
     """Export, measure the tuned model, and show and save the comparison."""
@@ -249,15 +281,14 @@ def _conclude(
         base_path, revision = written_path(config.model.path), config.model.revision
         export_model(model, prepared.tokenizer, base_path, folder.adapter, add, revision)
     folder.summary.facts["best_step"] = best_step
-    if prepared.data.test:
+    if prepared.is_measured:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
-            tuned = measure(model, prepared.data.test)
-        _keep(folder, results("test", tuned, base))
+            tuned = measure_all(measure, model, prepared.data.test)
+        keep(folder, all_results(tuned, base))
+        write_all_predictions(folder.path, tuned, base)
         write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
-        console.print(comparison_table(tuned, base))
-        measured = {"base": base.predictions} if base else {}
-        if tuned.predictions:
-            write_predictions(folder.path / "predictions.jsonl", {**measured, "tuned": tuned.predictions})
+        show_results(console, tuned, base)
+    show_warnings(console, folder.summary.facts.setdefault("warnings", {}))
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
     log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied

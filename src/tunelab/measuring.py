@@ -54,6 +54,17 @@ class Measurement:
             train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
         )
 
+    def on_sets(self, model: CausalLM) -> dict[str, SplitEvaluation]:
+        """The same on every extra set, each as it asks to be measured; by name."""
+        sets = self.prepared.sets
+        return {each.name: replace(self, config=each.measures)(model, each.examples) for each in sets}
+
+    def answer_figures(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> dict[str, float]:
+        """The metrics of completions (one an example) and of choices, with neither counts nor those of the loss."""
+        config = replace(self.config, num_samples=1, max_examples=None)
+        found = replace(self, config=config)(model, examples)
+        return {each.name: found.metrics[each.name] for each in found.scores if each.name in found.metrics}
+
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""
         with autocast(self.prepared.precision, self.prepared.device):
@@ -68,7 +79,7 @@ def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, cons
     """
     context = partial(autocast, prepared.precision, prepared.device)
     fronted = prepared.num_virtual_tokens > 0
-    diagnosis = diagnose(model, prepared.data.train, prepared.data.longest, prepared.device, context, fronted)
+    diagnosis = diagnose(model, prepared.data.train, prepared.longest, prepared.device, context, fronted)
     require_causal(diagnosis.causal)
     padded = choose_layout(config.model.attention, diagnosis.padding_free)
     if not padded:

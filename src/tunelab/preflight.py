@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tunelab.data.datamodule import StepPlan
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.errors import ConfigError
 from tunelab.evaluation.metrics import check_metrics
+from tunelab.extra_sets import ExtraSet, prepare_extra_sets
 from tunelab.model.adapter import build_peft_config, hands_on_float32, trains_b_matrices
 from tunelab.model.budget import plan_budget, plans_budget
 from tunelab.model.continuing import check_continued
@@ -31,6 +33,7 @@ from tunelab.model.virtual_tokens import (
     num_virtual_tokens,
     with_own_tokenizer,
 )
+from tunelab.training.monitoring import VAL_LOSS, Monitor, Scoring, plan_scoring
 from tunelab.training.objective import SftObjective
 from tunelab.training.optim import Trained, check_optimizer, hidden_matrices, suggested_learning_rate
 from tunelab.training.trainer import resolve_device, resolve_precision
@@ -51,6 +54,17 @@ class Prepared:
     quantization: str | None  # of the base model, by the configuration or in its checkpoint
     num_virtual_tokens: int  # of a prompt method, in front of every example
     base_dtype: torch.dtype  # in which the base model is loaded, where it is not quantised
+    sets: tuple[ExtraSet, ...] = ()  # measured besides the test split
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a test split, or an extra set."""
+        return bool(self.data.test or self.sets)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest example of all that are trained or measured on."""
+        return max(data.longest for data in (self.data, *(each.data for each in self.sets)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +76,19 @@ class TrainingPlan:
     steps: StepPlan
     peak_lr: float
     val_every_steps: int | None
+    scoring: Scoring | None = None  # of completions and choices, during training
+    monitor: Monitor = VAL_LOSS
 
     def validates_at(self, step: int) -> bool:
         """True where a validation follows optimizer step `step` (counted from 1)."""
         every = self.val_every_steps
         return every is not None and (step % every == 0 or step >= self.steps.total_steps)
+
+    def scores_at(self, step: int) -> bool:
+        """True where the validation after step `step` scores answers too."""
+        if self.scoring is None or self.val_every_steps is None or not self.validates_at(step):
+            return False
+        return step >= self.steps.total_steps or step // self.val_every_steps % self.scoring.every == 0
 
 
 def build_adapter_config(config: RunConfig) -> PeftConfig | None:
@@ -130,11 +152,16 @@ def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     tokenizer = load_tokenizer(config.model)
     architecture = check_base_model(config.model, len(tokenizer))
     quantization = check_quantization(architecture, config.model)
-    data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")
+    cache = Path(config.output_dir) / "cache"
+    data = prepare_data(config.data, tokenizer, cache)
     hidden_size = _hidden_size(architecture.get_text_config())
-    check_positions(architecture.get_text_config(), data.longest, num_virtual_tokens)
+    check = partial(check_positions, architecture.get_text_config(), num_virtual=num_virtual_tokens)
+    check(data.longest)
+    sets = prepare_extra_sets(config.evaluation, tokenizer, cache, check)
     dtype = _base_dtype(config.model, architecture, device)
-    return Prepared(tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens, dtype)
+    return Prepared(
+        tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens, dtype, sets
+    )
 
 
 def _hidden_size(text_config: Any) -> int | None:
@@ -158,6 +185,11 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
+    if config.evaluation.few_shot:
+        raise ConfigError(
+            f"evaluation.few_shot: expected 0 for training, found {config.evaluation.few_shot}; leave it out here, and "
+            f"after the run: python evaluate.py run=<run folder> evaluation.few_shot={config.evaluation.few_shot}."
+        )
     _check_types(peft_config, prepared)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
@@ -180,7 +212,10 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     if config.optim.rest and peft_config is not None:
         _require_hidden_matrices(peft_config, config)
     val_every_steps = _val_every_steps(config, steps, bool(prepared.data.validation))
-    return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps)
+    scoring, monitor = None, VAL_LOSS
+    if val_every_steps is not None:
+        scoring, monitor = plan_scoring(config.trainer, config.evaluation, prepared.data.validation)
+    return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps, scoring, monitor)
 
 
 def _check_types(adapter: PeftConfig | None, prepared: Prepared) -> None:
@@ -210,9 +245,9 @@ def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -
     mark_read(config.logger, *config.logger)
     trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
     if plan.val_every_steps is not None:
-        trainer += ["early_stopping_patience", "num_sample_completions"]
+        trainer += ["early_stopping_patience", "num_sample_completions", "monitor", "score_every_validations"]
     mark_read(config.trainer, *trainer)
-    mark_evaluation(config.evaluation, bool(prepared.data.test or prepared.data.validation))
+    mark_evaluation(config.evaluation, bool(prepared.data.test or prepared.data.validation or prepared.sets))
 
 
 def mark_evaluation(config: EvaluationConfig, measures: bool) -> None:

@@ -235,6 +235,7 @@ def _summary(folder: RunFolder, config: RunConfig, status: str, reason: str | No
         "config.yaml",
         "metrics.jsonl",
         "predictions.jsonl",
+        "samples.jsonl",
         "data_report.json",
         "doctor.json",
         "provenance.json",

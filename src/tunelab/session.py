@@ -14,6 +14,7 @@ from tunelab.data.collating import collate
 from tunelab.data.inspecting import render_examples
 from tunelab.data.pages import report_page
 from tunelab.data.preparing import report_table
+from tunelab.extra_sets import sources_of
 from tunelab.model.adapter import Start
 from tunelab.model.initializing import Batch
 from tunelab.model.targets import check_modules
@@ -90,6 +91,8 @@ def open_session(
     if session.is_main:
         folder.write_json("data_report.json", prepared.data.report.to_dict())
         folder.write_text("data_report.html", report_page(prepared.data.report))
+        for each in prepared.sets:
+            folder.write_json(f"data_report-{each.name}.json", each.data.report.to_dict())
         _record_provenance(session)
     mark_read_later(config, plan, prepared)
     refuse_unread_keys(config, overrides)
@@ -115,6 +118,8 @@ def _show(session: Session) -> None:
     prepared, plan, console = session.prepared, session.plan.steps, session.console
     console.print(report_table(prepared.data.report))
     console.print(render_examples(prepared.data.train, prepared.tokenizer))
+    for each in prepared.sets:
+        console.print(str(each))
     console.print(
         f"{plan.total_steps} optimizer steps of {plan.batch_size} examples over {plan.num_examples}, "
         f"peak learning rate {session.plan.peak_lr:.2g}, {prepared.precision.value} on {prepared.device}"
@@ -127,6 +132,7 @@ def _record_provenance(session: Session) -> None:
     knobs = {"micro_batch_tokens": config.trainer.micro_batch_tokens, **to_plain(config.objective)}
     place = {"device": prepared.device.type, "num_devices": config.trainer.devices, "memory_knobs": knobs}
     data_sha256 = {source.name: source.sha256 for source in prepared.data.report.sources}
+    data_sha256 |= sources_of(prepared.sets)
     found = fingerprints(config, data_sha256, session.plan.tuning.folder)
     record = provenance(session.overrides, {**place, **found})
     if point:

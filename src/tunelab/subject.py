@@ -71,13 +71,17 @@ class Subject:
         return completion_ends(self.run.model, self.tokenizer, prompter.end_of_turn)
 
 
-def open_subject(config: SubjectConfig, run: RunConfig | None, folder: RunFolder | None) -> Subject:
+def open_subject(
+    config: SubjectConfig, run: RunConfig | None, folder: RunFolder | None, folders: Sequence[str] | None = None
+) -> Subject:
     """Find and check what `config` names; `run` and `folder` are those of `config.run`, where it is given.
+
+    `folders` stand for those that `config` names; with none of them the run's own adapter is meant.
 
     Raises:
         TunelabError: something is missing, or an adapter was made for another base; no weights were loaded.
     """
-    named = tuple(Path(each) for each in config.places)
+    named = tuple(Path(each) for each in (config.places if folders is None else folders))
     places = named or ((folder.adapter,) if folder else ())
     whole = _whole_model(places)
     adapters = () if whole else places

@@ -99,7 +99,10 @@ class ProgressReporter:
         """Show the figures of a training step, or those of a validation."""
         if "val/loss" in metrics:
             loss, accuracy = metrics["val/loss"], metrics["val/token_accuracy"]
-            self._console.print(f"validation at step {step}: loss {loss:.4f}, token accuracy {accuracy:.1%}")
+            known = ("loss", "perplexity", "token_accuracy")
+            more = {name.removeprefix("val/"): value for name, value in metrics.items()}
+            scored = "".join(f", {n} {v:.4g}" for n, v in more.items() if n not in known and "/" not in n)
+            self._console.print(f"validation at step {step}: loss {loss:.4f}, token accuracy {accuracy:.1%}{scored}")
             return
         figures = (
             f"loss {metrics['train/loss']:.4f} · grad norm {metrics['train/grad_norm']:.3g} · "

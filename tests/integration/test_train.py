@@ -615,6 +615,10 @@ def test_train_py_refuses_another_configuration_on_resume(train_py, tmp_path: Pa
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_overrides, quiet_environment, reference: RunFolder, tmp_path: Path):
     arguments = [str(REPOSITORY / "train.py"), *tiny_overrides, "trainer.devices=2", "trainer.accelerator=cpu"]
+    # Answers are scored in the first process; early stopping needs the figure in both, or they wait for each other.
+    arguments += ["evaluation.generate=true", "evaluation.max_new_tokens=2", "trainer.score_every_validations=1"]
+    arguments += ["trainer.num_scored_examples=4", "trainer.monitor=val/exact_match"]
+    arguments += ["trainer.early_stopping_patience=9"]
     process = start([*arguments, f"output_dir={tmp_path}"], quiet_environment)
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
@@ -628,6 +632,8 @@ def test_two_processes_equal_one(tiny_overrides, quiet_environment, reference: R
         reference.read_summary()["metrics"]["test/loss"], rel=1e-4
     )
     assert output.count("run folder  ") == 1  # one process speaks
+    assert [line["step"] for line in lines(folder) if "val/exact_match" in line] == [3, 6]
+    assert folder.read_summary()["best"] == {"metric": "val/exact_match", "value": 0.0, "step": 6}
 
 
 @pytest.mark.parametrize("typed", ["name=mine", "seed=1", "output_dir=somewhere"])

@@ -11,7 +11,7 @@ def trainer_at(step: int, **more):
     return SimpleNamespace(**{**defaults, "strategy": strategy, **more})
 
 
-def validated(loss: float) -> CausalLMModule:
+def validated(loss: float, **figures: float) -> CausalLMModule:
     module = CausalLMModule.__new__(CausalLMModule)
-    module.__dict__["validation_metrics"] = {"val/loss": loss}
+    module.__dict__["validation_metrics"] = {"val/loss": loss, **figures}
     return module

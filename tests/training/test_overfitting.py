@@ -21,12 +21,13 @@ def test_a_loss_that_rises_again_is_a_warning(tmp_path: Path):
     assert found.to_dict() == pytest.approx(
         {"best_step": 20, "best_val_loss": 0.8, "last_val_loss": 1.0, "train_loss": 0.25, "gap": 0.75}
     )
-    assert "overfitting after step 20: the validation loss rose from 0.8 to 1" in found.warning()
+    assert "overfitting after step 20: the validation loss rose from 0.8 to 1" in found.warning(kept_step=20)
+    assert "the weights of step 30 are kept" in found.warning(kept_step=30)  # by another figure
 
 
 @pytest.mark.parametrize("val", [{10: 1.0, 20: 0.5}, {10: 0.5, 20: 0.505}])
 def test_a_loss_that_falls_or_stays_is_none(tmp_path: Path, val):
-    assert read_overfitting(write(tmp_path / "m.jsonl", [1.0] * 20, val)).warning() is None
+    assert read_overfitting(write(tmp_path / "m.jsonl", [1.0] * 20, val)).warning(10) is None
 
 
 @pytest.mark.parametrize(

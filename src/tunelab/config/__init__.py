@@ -56,6 +56,10 @@ from tunelab.config.section import (
     require,
     to_plain,
 )
+from tunelab.config.sets import (
+    EvaluationSetConfig,
+    SetMeasures,
+)
 from tunelab.config.training import (
     Accelerator,
     DecayShape,
@@ -82,6 +86,7 @@ __all__ = [
     "DecayShape",
     "EvaluateConfig",
     "EvaluationConfig",
+    "EvaluationSetConfig",
     "ExportConfig",
     "ExportKind",
     "HarnessConfig",
@@ -103,6 +108,7 @@ __all__ = [
     "RunConfig",
     "Schedule",
     "Section",
+    "SetMeasures",
     "Split",
     "SubjectConfig",
     "TagsConfig",

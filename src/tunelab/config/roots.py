@@ -1,5 +1,6 @@
 """The whole configuration of each command."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
@@ -36,6 +37,9 @@ class RunConfig(Section):
         parts = PurePath(self.name).parts
         inside = bool(parts) and ".." not in parts and not PurePath(self.name).is_absolute()
         require(inside, "name", "a folder name under <output_dir>/runs", self.name)
+        for each in self.evaluation.sets.values():  # they are rendered as what the model learned
+            if to_plain(each)["data"]["template"] == "auto":
+                each.data.template = to_plain(self.data)["template"]
 
 
 class AnySplit(Enum):
@@ -104,8 +108,11 @@ class SubjectConfig(Section):
 
 @dataclass(kw_only=True)
 class EvaluateConfig(SubjectConfig):
-    """What `evaluate.py` measures: a run folder, or any adapter on any data."""
+    """What `evaluate.py` measures: run folders, or any adapters on any data; all on the data of the first run."""
 
+    runs: Any = None  # more run folders: a list, or name → folder
+    adapters: Any = None  # more PEFT folders or whole tuned models: a list, or name → folder
+    reference: str | None = None  # the model that the others are compared with; null: base, or the first
     split: Split = Split.test
     pages: bool = False  # write what `tunelab review` writes: completions side by side, and a rating sheet
     output_dir: str = "outputs"  # without `run`: results go to <output_dir>/evaluations/…
@@ -114,7 +121,41 @@ class EvaluateConfig(SubjectConfig):
     harness: HarnessConfig = field(default_factory=HarnessConfig)  # tasks of lm-evaluation-harness, besides the split
 
     def __post_init__(self) -> None:
-        self.require_tuned()
+        listed = [each for key in ("runs", "adapters") for each in self.listed(key)]
+        if not listed:
+            self.require_tuned()
+        elif len(listed) == 1 and self.run is None and self.adapter is None:
+            key = "runs" if self.runs else "adapters"
+            raise ConfigError(
+                f"{key}: expected two or more models, found one; name a second, or set {key[:-1]}={listed[0][1]}."
+            )
+        if self.runs and self.adapter is not None and self.run is None:
+            raise ConfigError(
+                "adapter: expected it with one run, or without any, found it beside runs; set "
+                f"adapters=[{self.adapter}]."
+            )
+
+    def listed(self, key: str) -> list[tuple[str | None, str]]:
+        """Name (None: to be found) and folder of each model that `runs` or `adapters`, the `key`, lists.
+
+        Raises:
+            ConfigError: it is neither a list of folders nor a mapping of names to folders.
+        """
+        value: Any = getattr(self, key)
+        pairs: list[tuple[Any, Any]] = (
+            list(value.items())
+            if isinstance(value, Mapping)
+            else [(None, each) for each in value or ()]
+            if value is None or isinstance(value, list)
+            else [(None, None)]
+        )
+        for name, folder in pairs:
+            if not (isinstance(folder, str) and folder) or not (name is None or isinstance(name, str)):
+                raise ConfigError(
+                    f"{key}: expected a list of folders, or names and folders, found {to_plain(value)!r}; set "
+                    f"{key}=[<folder>,<folder>] or {key}={{<name>:<folder>,<name>:<folder>}}."
+                )
+        return pairs
 
     def as_run(self) -> RunConfig:
         """The run that would have made it, where `run` names none."""

@@ -119,5 +119,6 @@ def forget_reads(section: Section) -> None:
     attributes.pop("_read", None)
     attributes["_read_entries"] = {}
     for value in attributes.values():
-        if isinstance(value, Section):
-            forget_reads(value)
+        for each in value.values() if isinstance(value, dict) else (value,):
+            if isinstance(each, Section):
+                forget_reads(each)

@@ -44,10 +44,14 @@ class TrainerConfig(Section):
     checkpoint_every_steps: int | None = None  # None: at each validation
     log_every_steps: int = 10
     num_sample_completions: int = 2  # generated and shown at each validation
+    score_every_validations: int | None = None  # at each n-th, and the last, completions and choices are scored too …
+    num_scored_examples: int = 64  # … of so many validation examples, evenly spaced
+    monitor: str = "val/loss"  # the figure of validations that tells which weights are best, and when to stop early
 
     def __post_init__(self) -> None:
-        at_least_one = ("max_epochs", "micro_batch_tokens", "devices", "log_every_steps")
+        at_least_one = ("max_epochs", "micro_batch_tokens", "devices", "log_every_steps", "num_scored_examples")
         optional = ("max_steps", "val_every_steps", "early_stopping_patience", "checkpoint_every_steps")
+        optional += ("score_every_validations",)
         for key in at_least_one:
             value = getattr(self, key)
             require(value >= 1, f"trainer.{key}", "at least 1", value)
@@ -56,6 +60,8 @@ class TrainerConfig(Section):
             require(value is None or value >= 1, f"trainer.{key}", "null or at least 1", value)
         samples = self.num_sample_completions
         require(samples >= 0, "trainer.num_sample_completions", "0 or more", samples)
+        monitor = self.monitor
+        require(monitor[:4] == "val/" and len(monitor) > 4, "trainer.monitor", "val/<metric>", monitor)
 
 
 class Schedule(Enum):

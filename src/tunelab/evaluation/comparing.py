@@ -1,5 +1,6 @@
-"""Two models on the same examples: the change of each metric, its interval, a test, and a plain verdict."""
+"""Models on the same examples, two by two: the change of each metric, its interval, a test, and a plain verdict."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +36,7 @@ class Comparison:
 
     `interval`: 95 %, by the paired bootstrap, of rates by Newcombe's method. `effect_size`: Cohen's d_z of the paired
     differences, where the metric is a mean or a ratio of sums. `p_value` of `test`, two-sided; `p_value_holm`: adjusted
-    for all metrics compared with it. What does not apply is None: an interval or a test of fewer than two examples, a
+    for all comparisons made with it. What does not apply is None: an interval or a test of fewer than two examples, a
     verdict where higher is neither better nor worse.
     """
 
@@ -59,8 +60,68 @@ def compare(first: Sequence[Scores], second: Sequence[Scores]) -> dict[str, Comp
     Each metric's scores are for the same examples in the same order; those of another metric may be for others.
 
     Raises:
-        DataError: they are for different numbers of examples, or a metric applies to different ones.
+        DataError: the examples are not the same ones.
     """
+    [found] = _with_verdicts([_compared(first, second)])
+    return found
+
+
+Duel = tuple[str, str]  # a model, and the one that it is compared with
+
+
+def compare_models(models: Mapping[str, Sequence[Scores]], reference: str) -> dict[Duel, dict[str, Comparison]]:
+    """Compare each model with each other one: (model, with which) → the former less the latter.
+
+    All are measured on the same examples in the same order. Where a metric applies to an example for one of two models
+    alone, both are compared on the others. Holm's adjustment is over all comparisons with `reference`, and over all of
+    the other ones: nobody pays in the first for the second. Of the others the later model is compared with the earlier.
+
+    Raises:
+        DataError: the numbers of examples differ.
+    """
+    others = [name for name in models if name != reference]
+    families: list[list[Duel]] = [
+        [(name, reference) for name in others],
+        [(later, earlier) for earlier, later in itertools.combinations(others, 2)],
+    ]
+    result: dict[Duel, dict[str, Comparison]] = {}
+    for duels in families:
+        compared = [_compared(*_on_shared(models[before], models[after])) for after, before in duels]
+        result |= dict(zip(duels, _with_verdicts(compared), strict=True))
+    return result
+
+
+def _on_shared(first: Sequence[Scores], second: Sequence[Scores]) -> tuple[list[Scores], list[Scores]]:
+    """Both, metric by metric, on the examples that each applies to for both.
+
+    A metric of all answers at once stays where the answers are to the same examples, and is left out elsewhere.
+    """
+    by_name = {scores.name: scores for scores in second}
+    pairs = [(scores, by_name[scores.name]) for scores in first if scores.name in by_name]
+    pairs = [pair for pair in pairs if pair[0].metric.overall is None or _have_the_same(*pair)]
+    found = [pair if _have_the_same(*pair) else _restricted(*pair) for pair in pairs]
+    return [before for before, _ in found], [after for _, after in found]
+
+
+def _have_the_same(first: Scores, second: Scores) -> bool:
+    """Whether they apply to the same examples; of different numbers of examples nothing can be told here."""
+    return len(first.applies) != len(second.applies) or bool((first.applies == second.applies).all())
+
+
+def _restricted(first: Scores, second: Scores) -> tuple[Scores, Scores]:
+    both = first.applies & second.applies
+    before, after = (
+        replace(each, applies=both, sums=np.where(both[:, None], each.sums, 0.0)) for each in (first, second)
+    )
+    return before, after
+
+
+Pairs = Sequence[tuple[Scores, Scores]]
+_Compared = tuple[Pairs, dict[str, Comparison]]
+
+
+def _compared(first: Sequence[Scores], second: Sequence[Scores]) -> _Compared:
+    """Without verdicts, which depend on what else is tested."""
     by_name = {scores.name: scores for scores in second}
     pairs = [(scores, by_name[scores.name]) for scores in first if scores.name in by_name]
     pairs = [pair for pair in pairs if _is_paired(*pair)]
@@ -69,7 +130,7 @@ def compare(first: Sequence[Scores], second: Sequence[Scores]) -> dict[str, Comp
     for group in by_number(resampled, lambda pair: len(pair[0].applies)):
         comparisons |= _with_intervals(group, comparisons)
         comparisons |= _with_tests(group, comparisons)
-    return _with_verdicts(pairs, comparisons)
+    return pairs, comparisons
 
 
 def _is_paired(first: Scores, second: Scores) -> bool:
@@ -81,9 +142,6 @@ def _is_paired(first: Scores, second: Scores) -> bool:
             "scored examples that are not the same; measure both models on one split."
         )
     return not math.isnan(first.value) and not math.isnan(second.value)
-
-
-Pairs = Sequence[tuple[Scores, Scores]]
 
 
 def _side_by_side(pairs: Pairs, of: int) -> Floats:
@@ -135,19 +193,21 @@ def _with_tests(pairs: Pairs, comparisons: Mapping[str, Comparison]) -> dict[str
     return result
 
 
-def _with_verdicts(pairs: Pairs, comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """Holm's adjustment is over the metrics that can be better or worse."""
-    better = {scores.name: scores.metric.better for scores, _ in pairs}
-    tested = {
-        name: found.p_value
+def _with_verdicts(compared: Sequence[_Compared]) -> list[dict[str, Comparison]]:
+    """Holm's adjustment is over the metrics that can be better or worse, of all that are `compared`."""
+    result = [dict(comparisons) for _, comparisons in compared]
+    better = [{scores.name: scores.metric.better for scores, _ in pairs} for pairs, _ in compared]
+    tested = [
+        (number, name, found.p_value)
+        for number, comparisons in enumerate(result)
         for name, found in comparisons.items()
-        if found.p_value is not None and better[name] is not None
-    }
-    result = dict(comparisons)
-    for name, adjusted in zip(tested, holm(list(tested.values())), strict=True):
-        found = comparisons[name]
-        verdict = verdict_of(found.change, adjusted, bool(better[name]))
-        result[name] = replace(found, p_value_holm=adjusted, verdict=verdict)
+        if found.p_value is not None and better[number][name] is not None
+    ]
+    adjusted = holm([p_value for *_, p_value in tested])
+    for (number, name, _), p_value in zip(tested, adjusted, strict=True):
+        found = result[number][name]
+        verdict = verdict_of(found.change, p_value, bool(better[number][name]))
+        result[number][name] = replace(found, p_value_holm=p_value, verdict=verdict)
     return result
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tunelab.atomic import write_text
 from tunelab.escaping import printable
-from tunelab.evaluation.comparing import Comparison, compare
+from tunelab.evaluation.comparing import Comparison, Duel, compare
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
 from tunelab.evaluation.metrics import Metric
 from tunelab.evaluation.scores import Estimate
@@ -33,14 +33,35 @@ def results(
     The keys of all of them are `<split>/<metric>` for the tuned model, with `base/` before it for the base model;
     `comparisons` (tuned less base) has those of the tuned model. `counts` are examples. An empty map is left out.
     """
+    models = {name: measured for name, measured in (("base", base), ("tuned", tuned)) if measured is not None}
+    compared = {("tuned", "base"): compare(base.scores, tuned.scores)} if base and tuned else {}
+    return results_of(split, models, compared, first="tuned")
+
+
+def results_of(
+    split: str,
+    models: Mapping[str, SplitEvaluation],
+    compared: Mapping[Duel, Mapping[str, Comparison]],
+    first: str,
+) -> dict[str, dict[str, Any]]:
+    """As `results`, for any number of models: the keys of the `first` are bare, those of others begin with their name.
+
+    A comparison with the base has the keys of the model, others `<model>-vs-<with which>/<split>/<metric>`.
+    """
     found: dict[str, dict[str, Any]] = {"metrics": {}}
-    for prefix, measured in ((f"base/{split}", base), (split, tuned)):
-        for name, entries in _entries(measured).items() if measured else ():
+    for model, measured in models.items():
+        prefix = _prefix(model, split, first)
+        for name, entries in _entries(measured).items():
             found.setdefault(name, {}).update({f"{prefix}/{key}": value for key, value in entries.items()})
-    if base and tuned:
-        compared = compare(base.scores, tuned.scores)
-        found["comparisons"] = {f"{split}/{name}": each.to_dict() for name, each in compared.items()}
+    for (model, other), comparisons in compared.items():
+        prefix = _prefix(model, split, first) if other == "base" else f"{model}-vs-{other}/{split}"
+        entries = {f"{prefix}/{name}": each.to_dict() for name, each in comparisons.items()}
+        found.setdefault("comparisons", {}).update(entries)
     return {name: entries for name, entries in found.items() if entries or name == "metrics"}
+
+
+def _prefix(model: str, split: str, first: str) -> str:
+    return split if model == first else f"{model}/{split}"
 
 
 def comparison_table(tuned: SplitEvaluation, base: SplitEvaluation | None = None) -> RenderableType:
@@ -56,12 +77,14 @@ def comparison_table(tuned: SplitEvaluation, base: SplitEvaluation | None = None
         table.add_column(name, justify="left" if is_words else "right")
     compared = compare(base.scores, tuned.scores) if base is not None else {}
     for metric in _rows(tuned, base):
-        change, after = compared.get(metric.name), _cell(metric, tuned.estimates.get(metric.name))
+        change, after = compared.get(metric.name), value_cell(metric, tuned.estimates.get(metric.name))
         if base is None:
-            table.add_row(Text(_label(metric)), after)
+            table.add_row(Text(label(metric)), after)
         else:
-            before = _cell(metric, base.estimates.get(metric.name), with_interval=False)  # a line holds two intervals
-            table.add_row(Text(_label(metric)), before, after, _change(metric, change), _verdict(change))
+            before = value_cell(
+                metric, base.estimates.get(metric.name), with_interval=False
+            )  # a line holds two intervals
+            table.add_row(Text(label(metric)), before, after, change_cell(metric, change), verdict_cell(change))
     reasons = [f"{name}: not applicable, {reason}" for name, reason in tuned.not_applicable.items()]
     return Group(table, *(Text(printable(reason)) for reason in reasons))
 
@@ -113,38 +136,51 @@ def _rows(tuned: SplitEvaluation, base: SplitEvaluation | None) -> list[Metric]:
     return [metric for name, metric in rows.items() if name in known]
 
 
-def _label(metric: Metric) -> str:
+def label(metric: Metric) -> str:
+    """What a metric is called in a table, with its unit."""
     return printable(metric.label) + metric.unit.symbol
 
 
 def _caption(tuned: SplitEvaluation, base: SplitEvaluation | None) -> Text:
-    examples, tokens = (int(tuned.metrics.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
-    supervised = f", {tokens:,} supervised tokens" if "num_supervised_tokens" in tuned.metrics else ""
-    lines = [f"{examples:,} examples{supervised}; {_CONFIDENCE}"]
+    lines = [counts_line(tuned)]
     if base is not None:
         lines.append(f"verdict: paired tests, Holm's adjustment over the metrics, level {LEVEL}")
+    return Text("\n".join([*lines, *fewer_lines(tuned)]), style="dim")
+
+
+def counts_line(measured: SplitEvaluation) -> str:
+    """What the figures of a split are over, and what brackets mean."""
+    examples, tokens = (int(measured.metrics.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
+    supervised = f", {tokens:,} supervised tokens" if "num_supervised_tokens" in measured.metrics else ""
+    return f"{examples:,} examples{supervised}; {_CONFIDENCE}"
+
+
+def fewer_lines(measured: SplitEvaluation) -> list[str]:
+    """The metrics that are over fewer examples than the split has."""
     fewer: dict[int, list[str]] = {}
-    for each in tuned.scores:
-        if 0 < each.count < examples and "/" not in each.name:
+    for each in measured.scores:
+        if 0 < each.count < measured.metrics.get("num_examples", 0) and "/" not in each.name:
             fewer.setdefault(each.count, []).append(each.metric.label)
-    lines += [f"over {count:,} examples: {', '.join(labels)}" for count, labels in fewer.items()]
-    return Text("\n".join(lines), style="dim")
+    return [f"over {count:,} examples: {', '.join(labels)}" for count, labels in fewer.items()]
 
 
-def _cell(metric: Metric, estimate: Estimate | None, with_interval: bool = True) -> Text:
+def value_cell(metric: Metric, estimate: Estimate | None, with_interval: bool = True) -> Text:
+    """A value with its interval."""
     if estimate is None:
         return Text(NOT_MEASURED)
     text = _with_interval(metric, estimate.value, estimate.interval, "")
     return text if with_interval else Text(text.plain.partition(" [")[0])
 
 
-def _change(metric: Metric, change: Comparison | None) -> Text:
+def change_cell(metric: Metric, change: Comparison | None) -> Text:
+    """A change, signed, with its interval."""
     if change is None or not math.isfinite(change.change):
         return Text(NOT_MEASURED)
     return _with_interval(metric, change.change, change.interval, "+")
 
 
-def _verdict(change: Comparison | None) -> Text:
+def verdict_cell(change: Comparison | None) -> Text:
+    """A verdict in words."""
     verdict = change.verdict if change else None
     return Text(NOT_MEASURED) if verdict is None else Text(verdict.value, style=_COLOURS[verdict])
 

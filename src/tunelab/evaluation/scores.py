@@ -51,6 +51,13 @@ class Scores:
         return float(self.metric.value(self.sums.sum(axis=0))) if self.count else math.nan
 
 
+def spread(scores: Scores, kept: Mask) -> Scores:
+    """The scores of the examples that were `kept`, laid out over all of them: elsewhere they do not apply."""
+    sums, applies = np.zeros((len(kept), scores.sums.shape[1])), np.zeros(len(kept), dtype=bool)
+    sums[kept], applies[kept] = scores.sums, scores.applies
+    return replace(scores, sums=sums, applies=applies)
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A value, the number of examples it is over, and its 95 % interval (None: it has none)."""

@@ -1,6 +1,5 @@
 """When training saves and when it stops: checkpoints, early stopping, and an orderly end on a signal."""
 
-import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +13,20 @@ from tunelab.errors import Interrupted
 from tunelab.process import listen
 from tunelab.training.checkpoint import BEST, LAST, keep_previous
 from tunelab.training.module import CausalLMModule
+from tunelab.training.monitoring import VAL_LOSS, Monitor
 
 
 class RunCheckpoint(pl.Callback):
-    """Saves last.ckpt every `every` steps and after each validation, and best.ckpt at the lowest validation loss."""
+    """Saves last.ckpt every `every` steps and after each validation, and best.ckpt where `monitor` is at its best."""
 
-    def __init__(self, folder: Path, every: int | None, validates_at: Callable[[int], bool]) -> None:
+    def __init__(
+        self, folder: Path, every: int | None, validates_at: Callable[[int], bool], monitor: Monitor = VAL_LOSS
+    ) -> None:
         self._folder = folder
         self._every = every
         self._validates_at = validates_at
-        self.best_loss = math.inf
+        self._monitor = monitor
+        self._best: dict[str, float] | None = None
         self.best_step: int | None = None
         self._saved_step: int | None = None
 
@@ -39,11 +42,17 @@ class RunCheckpoint(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the best so far, and the last."""
         assert isinstance(pl_module, CausalLMModule)
-        loss = pl_module.validation_metrics["val/loss"]
-        if loss < self.best_loss:
-            self.best_loss, self.best_step = loss, trainer.global_step
+        figures = pl_module.validation_metrics
+        if self._monitor.prefers(figures, self._best):
+            self._best = {name: figures[name] for name in {self._monitor.name, "val/loss"}}
+            self.best_step = trainer.global_step
             trainer.save_checkpoint(self._folder / BEST)
         self.save_last(trainer)
+
+    @property
+    def best_value(self) -> float | None:
+        """The monitored figure of the best weights so far."""
+        return self._best[self._monitor.name] if self._best else None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the last step where nothing else has."""
@@ -60,11 +69,11 @@ class RunCheckpoint(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far."""
-        return {"best_loss": self.best_loss, "best_step": self.best_step}
+        return {"best": self._best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the best so far."""
-        self.best_loss, self.best_step = state_dict["best_loss"], state_dict["best_step"]
+        self._best, self.best_step = state_dict["best"], state_dict["best_step"]
 
 
 class ValidateAtEnd(pl.Callback):
@@ -83,10 +92,16 @@ class ValidateAtEnd(pl.Callback):
 
 
 class QuietEarlyStopping(EarlyStopping):
-    """Lightning's early stopping on the validation loss, looked at after validations only."""
+    """Lightning's early stopping; `patience` counts the validations that have the monitored figure."""
 
-    def __init__(self, patience: int) -> None:
-        super().__init__(monitor="val/loss", patience=patience, mode="min", check_on_train_epoch_end=False)
+    def __init__(self, patience: int, monitor: Monitor = VAL_LOSS) -> None:
+        super().__init__(monitor.name, patience=patience, mode=monitor.mode, check_on_train_epoch_end=False)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the figure where this validation has it; Lightning keeps those of earlier ones."""
+        assert isinstance(pl_module, CausalLMModule)
+        if self.monitor in pl_module.validation_metrics:
+            super().on_validation_end(trainer, pl_module)
 
 
 class OrderlyStop(pl.Callback):

@@ -5,7 +5,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from tunelab.atomic import append_line, write_text
+from tunelab.evaluation.evaluating import Prediction
 from tunelab.strict_json import finite
 from tunelab.training.module import CausalLMModule
 
@@ -121,15 +122,28 @@ def records_up_to(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 class Samples(pl.Callback):
-    """Shows completions of a few validation prompts at each validation; the prompts themselves the first time."""
+    """Completes the same few validation prompts at each validation: to samples.jsonl, and to whoever shows them.
 
-    def __init__(self, show: Callable[[pl.Trainer, int, bool], None]) -> None:
-        self._show = show
+    `complete` shows them too, the prompts themselves the first time: (trainer, step, whether it is) → predictions.
+    """
+
+    def __init__(self, path: Path, complete: Callable[[pl.Trainer, int, bool], Sequence[Prediction]]) -> None:
+        self._path = path
+        self._complete = complete
         self._is_first = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop the lines that a resumed run will write again."""
+        del pl_module
+        if trainer.is_global_zero:
+            drop_lines_after(self._path, trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Generate and show, on one device."""
         del pl_module
-        if trainer.is_global_zero:
-            self._show(trainer, trainer.global_step, self._is_first)
-            self._is_first = False
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        for prediction in self._complete(trainer, step, self._is_first):
+            append_line(self._path, json.dumps({"step": step, **prediction.to_dict()}, allow_nan=False))
+        self._is_first = False

@@ -1,7 +1,7 @@
 """One Lightning step is one optimizer step: forward and backward by micro-batch, synchronise, clip, step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, set_learning_rate
 from tunelab.training.schedules import learning_rate
 
+AnswerFigures = Callable[[], Mapping[str, float]]  # metric → value
 MEASURED = "measured_weights"  # in a checkpoint: the weights of its validation, where training is at others
 
 
@@ -50,10 +51,18 @@ class StepSettings:
 
 
 class CausalLMModule(pl.LightningModule):
-    """Trains `model` by `objective`; `micro_batch_tokens` is a memory knob that out-of-memory halves."""
+    """Trains `model` by `objective`; `micro_batch_tokens` is a memory knob that out-of-memory halves.
+
+    `answer_figures`: optimizer step → what its validation measures besides the loss, in one process for all.
+    """
 
     def __init__(
-        self, model: CausalLM, objective: SftObjective, settings: StepSettings, micro_batch_tokens: int
+        self,
+        model: CausalLM,
+        objective: SftObjective,
+        settings: StepSettings,
+        micro_batch_tokens: int,
+        answer_figures: Callable[[int], AnswerFigures | None] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -63,6 +72,7 @@ class CausalLMModule(pl.LightningModule):
         self.validation_metrics: dict[str, float] = {}
         self._objective = objective
         self._settings = settings
+        self._answer_figures = answer_figures
         self._grad_norm = torch.zeros(())
         self._validation_sums = TokenSums.zero()
         self._averaged: list[Averaged] = []  # while averages stand in for the weights that are trained
@@ -155,12 +165,19 @@ class CausalLMModule(pl.LightningModule):
         if dist.is_initialized():
             for tensor in (sums.nll_sum, sums.token_count, sums.num_correct):
                 dist.all_reduce(tensor)
-        self.validation_metrics = {
-            "val/loss": sums.loss,
-            "val/perplexity": sums.perplexity,
-            "val/token_accuracy": sums.token_accuracy,
-        }
-        self.log("val/loss", sums.loss, logger=False)  # for Lightning's EarlyStopping
+        figures = {"loss": sums.loss, "perplexity": sums.perplexity, "token_accuracy": sums.token_accuracy}
+        measure = self._answer_figures(self.trainer.global_step) if self._answer_figures else None
+        if measure is not None:
+            figures |= self._from_the_first(measure)
+        self.validation_metrics = {f"val/{name}": value for name, value in figures.items()}
+        self.log_dict(self.validation_metrics, logger=False)  # for Lightning's EarlyStopping
+
+    def _from_the_first(self, measure: AnswerFigures) -> Mapping[str, float]:
+        """Measure in the first process, and hand the figures to the others: all decide by the same numbers."""
+        found = [measure() if self.global_rank == 0 else {}]
+        if dist.is_initialized():
+            dist.broadcast_object_list(found, src=0, device=self.device)
+        return found[0]
 
     # --- micro-batches ------------------------------------------------------------------------------------------
 

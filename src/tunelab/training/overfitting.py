@@ -24,14 +24,14 @@ class Overfitting:
         """How far the last validation loss lies above the best one, as a fraction of it."""
         return self.last_val_loss / self.best_val_loss - 1 if self.best_val_loss > 0 else 0.0
 
-    def warning(self) -> str | None:
-        """A sentence, where the validation loss rose again."""
+    def warning(self, kept_step: int | None) -> str | None:
+        """A sentence, where the validation loss rose again; `kept_step`: the step whose weights are exported."""
         if self.rise <= RISE:
             return None
         return (
-            f"warning: overfitting after step {self.best_step}: the validation loss rose from {self.best_val_loss:.4g} "
+            f"overfitting after step {self.best_step}: the validation loss rose from {self.best_val_loss:.4g} "
             f"to {self.last_val_loss:.4g}, the training loss is {self.train_loss:.4g}; the weights of step "
-            f"{self.best_step} are kept. Fewer steps, more data, or a lower rate may help."
+            f"{kept_step} are kept. Fewer steps, more data, or a lower rate may help."
         )
 
     def to_dict(self) -> dict[str, Any]:
