@@ -23,6 +23,9 @@ from tunelab.config.model import (
     ModelConfig,
     Quantization,
 )
+from tunelab.config.report import (
+    ReportConfig,
+)
 from tunelab.config.review import (
     PredictionsConfig,
     RatingsConfig,
@@ -95,6 +98,7 @@ __all__ = [
     "QualityConfig",
     "Quantization",
     "RatingsConfig",
+    "ReportConfig",
     "ReviewConfig",
     "RunConfig",
     "Schedule",
