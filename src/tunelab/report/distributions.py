@@ -1,6 +1,7 @@
 """Student's t and Fisher's F distribution, by the incomplete beta function: what small samples need, without scipy."""
 
 import math
+from functools import cache
 
 _TINY = 1e-300
 
@@ -12,6 +13,7 @@ def t_p_value(statistic: float, degrees: float) -> float:
     return incomplete_beta(degrees / (degrees + statistic**2), degrees / 2, 0.5)
 
 
+@cache
 def t_quantile(confidence: float, degrees: float) -> float:
     """The |t| that is not exceeded with probability `confidence`, two-sided; found by bisection."""
     low, high = 0.0, 1.0

@@ -96,7 +96,7 @@ def measured_on(run: Run) -> str:
     """A fingerprint of the examples that the figures are over: figures over others do not compare."""
     files: Mapping[str, Any] = run.provenance.get("data_sha256") or {}
     path = str(run.config.get("data.test_path"))
-    held_out = [run.config.get(f"data.{key}") for key in ("test_fraction", "group_by", "max_train_rows")]
+    held_out = [run.config.get(f"data.{key}") for key in ("test_fraction", "group_by")]
     counts = {name: value for name, value in run.metrics.items() if name.endswith("/num_examples") and name[0] != "b"}
     return _digest([files.get(path, [files, held_out]), sorted(counts.items())])
 
