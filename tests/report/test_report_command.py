@@ -97,7 +97,7 @@ def test_a_sweep_becomes_a_folder_of_files(run, sweep):
             assert (folder / urllib.parse.unquote(link)).exists(), link
     assert "var(--series-0)" in html
     assert not re.search(r"(src|href)=\"(https?:)?//", html)
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img", "link", "iframe", "b"})
+    assert {tag for tag, _ in page.tags}.isdisjoint({"img", "link", "iframe", "b"})
     assert "&lt;b&gt;no&lt;/b&gt; memory" in html
 
     rows = list(csv.DictReader((folder / "results.csv").open()))
@@ -259,7 +259,7 @@ def test_nothing_in_a_configuration_acts(run, tmp_path):
     assert run("runs").returncode == 0
     folder = tmp_path / "runs" / "report"
     page = (folder / "report.html").read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own, allowed by its hash
     assert "\x1b" not in page
     assert "‮" not in page
     rows = list(csv.DictReader((folder / "results.csv").open(newline="")))

@@ -70,9 +70,8 @@ def interaction(report: Report) -> tuple[Figure, str, str] | None:
     axes.set_xlabel(label(across.name))
     axes.set_ylabel(report.main.axis.replace(", ", "\n"))
     axes.legend(title=label(lines.name), title_fontsize=8.5, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    caption = (
-        f"It explains {strongest.share:.1%} of the variance. Cell means; bars are one standard deviation of the runs."
-    )
+    bars = "bars are one standard deviation of the seeds" if len(by_name) == 2 else "over all levels of other factors"
+    caption = f"It explains {strongest.share:.1%} of the variance. Cell means, {bars}."
     return figure, f"Interaction of {across.name} and {lines.name}", caption
 
 
@@ -93,7 +92,7 @@ def _draw_line(axes: Axes, report: Report, factors: tuple[Factor, Factor], place
     axes.errorbar(
         [at for at, _ in filled],
         [fmean(cell) for _, cell in filled],
-        [stdev(cell) if len(cell) > 1 else 0.0 for _, cell in filled],
+        [stdev(cell) if len(cell) > 1 and len(report.factors) == 2 else 0.0 for _, cell in filled],
         color=colour, marker=MARKERS[place % len(MARKERS)], markersize=5, elinewidth=1, label=label(level_text(level)),
     )  # fmt: skip
 

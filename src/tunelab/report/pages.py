@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from tunelab.html import page_environment
+from tunelab.html import page_environment, script
 from tunelab.report import table
 from tunelab.report.assembling import Report, Row
 from tunelab.report.drawing import Drawn
@@ -44,6 +45,7 @@ def report_page(report: Report, folder: Path, figures: Mapping[str, Drawn]) -> s
         "link": lambda path: Markup(table.relative(path, folder)),  # quoted: nothing of it acts
     }
     environment.filters.update(filters)
+    element, policy = script(resources.files("tunelab.report").joinpath("html/report.js").read_text("utf-8"))
     return environment.get_template("report.html.jinja").render(
         report=report,
         figures=figures,
@@ -53,6 +55,8 @@ def report_page(report: Report, folder: Path, figures: Mapping[str, Drawn]) -> s
         measured={run.folder: _measured(report, run) for run in report.runs if run.is_finished},
         unfinished=[run for run in report.runs if not run.is_finished],
         fronts=front_of(report),
+        script=element,
+        policy=policy,
     )  # fmt: skip
 
 
