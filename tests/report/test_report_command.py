@@ -135,6 +135,7 @@ def test_folders_are_named_without_a_key(run, sweep, tmp_path):
         (("empty",), "runs: expected run folders with config.yaml, found none in 'empty'"),
         (("one", "two"), "to: expected a folder for a report over 2 places"),
         (("one", "metrics=[test/los]"), "metrics: expected metrics of the runs, found 'test/los', which none has"),
+        (("one", "metrics=[test/length_tokens]"), "metrics: expected one first that has a better and a worse, found"),
         (("one", "noise=nowhere"), "noise: expected noise.json of a noise study, found no"),
         (("one", "to=empty"), "to: expected a new folder, found"),
         (("one", "metric=test/loss"), "metric: there is no such key; did you mean 'metrics'?"),
@@ -142,13 +143,23 @@ def test_folders_are_named_without_a_key(run, sweep, tmp_path):
 )
 def test_what_cannot_be_is_one_sentence(run, tmp_path, arguments, expected):
     (tmp_path / "empty").mkdir()
-    write_small(tmp_path / "one" / "run")
+    write_small(tmp_path / "one" / "run", metrics={"test/loss": 1.0, "test/length_tokens": 4.0})
     write_small(tmp_path / "two" / "run")
     done = run(*arguments, "figures=false")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {expected}")
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "one" / "report").exists()
+
+
+def test_jobs_of_a_sweep_that_have_left_little_are_counted(tmp_path):
+    write_small(tmp_path / "lora_1a")
+    (tmp_path / "lora_2b").mkdir()
+    (tmp_path / "lora_2b" / "summary.json").write_text('{"status": "failed", "reason": "early"}')
+    (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [{"id": "1a"}, {"id": "2b"}, {"id": "3c"}]}))
+    report = assemble(config(tmp_path))
+    assert [run.status for run in report.runs] == ["finished", "failed"]
+    assert any(flag.text.startswith("1 jobs of the sweep have not begun") for flag in report.flags)
 
 
 def test_unfinished_runs_alone_are_refused(tmp_path):

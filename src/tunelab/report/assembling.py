@@ -15,7 +15,7 @@ from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_
 from tunelab.report.metrics import Metric, choose_metrics, directions, values_of
 from tunelab.report.mixing import Flag, measured_on, mixed, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
-from tunelab.report.reading import Interval, Run, find_runs, read_run
+from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
 from tunelab.report.seeds import Seeds, Spread, Standing, spread_of, standings
 from tunelab.report.variance import Analysis, analyse
 
@@ -91,6 +91,7 @@ def assemble(config: ReportConfig) -> Report:
         raise DataError(_nothing(runs, finished))
     metrics = choose_metrics([values_of(run) for run in measured], config.metrics, config.lower_is_better)
     main = [run for run in measured if metrics[0].name in values_of(run)]
+    main.sort(key=lambda run: str(run.provenance.get("started", "")))  # levels in the order in which they were run
     factors, groups = group_runs(main)
     rows = [_row(group, metrics) for group in groups]
     comparable = len({measured_on(run) for run in main}) == 1
@@ -99,6 +100,7 @@ def assemble(config: ReportConfig) -> Report:
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
     flags = [
         *unfinished(runs),
+        *_not_begun(sum(map(num_not_begun, config.runs))),
         *_left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
         *_incomparable(comparable, rows),
@@ -202,6 +204,10 @@ def _nothing(runs: Sequence[Run], finished: Sequence[Run]) -> str:
     )
 
 
+def _not_begun(count: int) -> list[Flag]:
+    return [Flag(f"{count} jobs of the sweep have not begun: run its command again.")] if count else []
+
+
 def _left_over(count: int, metric: Metric) -> list[Flag]:
     return [Flag(f"{count} finished runs have no {metric.name} and are in no figure.")] if count else []
 
@@ -225,7 +231,7 @@ def _seeds(rows: Sequence[Row]) -> list[str]:
             "another seed would give. Run several: seed=1,2,3."
         ]
     single = sum(count == 1 for count in seeds)
-    sets = {tuple(run.seed for run in row.group.runs) for row in rows}
+    sets = {frozenset(run.seed for run in row.group.runs) for row in rows}
     if single:
         return [f"{single} of {len(rows)} configurations have one seed, so nothing can be tested against them."]
     return ["The configurations do not have the same seeds."] if len(sets) > 1 else []

@@ -99,7 +99,7 @@ def choose_metrics(
 
     Raises:
         DataError: the runs share no metric.
-        ConfigError: a metric was asked for that no run has.
+        ConfigError: a metric was asked for that no run has, or the first has no direction.
     """
     known = list(dict.fromkeys(name for values in measured for name in values))
     for key, names in (("metrics", asked), ("lower_is_better", [name for name in lower_is_better if "/" in name])):
@@ -114,16 +114,22 @@ def choose_metrics(
             f"{', '.join(list(measured[0])[:3]) or 'none'}, others {', '.join(list(measured[-1])[:3]) or 'none'}); "
             "report on them apart."
         )
-    names = list(asked) or _usual(shared)
-    return [metric_of(name, lower_is_better) for name in names]
+    metrics = [metric_of(name, lower_is_better) for name in list(asked) or _usual(shared)]
+    if metrics[0].better is None:
+        raise ConfigError(
+            f"metrics: expected one first that has a better and a worse, found {metrics[0].name}; set "
+            f"metrics=[<another>,{metrics[0].name}]."
+        )
+    return metrics
 
 
 def _usual(shared: Sequence[str]) -> list[str]:
     """Of the first split that was measured: the main metrics, then the loss."""
     split = next((split for split in ("test", "validation", "val") if any(_split(n) == split for n in shared)), None)
     candidates = [name for name in shared if split is None or _split(name) == split]
+    directed = [name for name in candidates if metric_of(name).better is not None]
     ranked = [name for kind in _RANKED for name in candidates if _last(name) == kind and name.count("/") == 1]
-    return ranked[:_MAX_COLUMNS] or candidates[:_MAX_COLUMNS]
+    return (ranked or directed or candidates)[:_MAX_COLUMNS]
 
 
 def directions(metrics: Iterable[Metric]) -> list[str]:

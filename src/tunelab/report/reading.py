@@ -56,7 +56,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456
 
 
 def find_runs(places: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The run folders (those with a config.yaml) that `places` are or hold, each once, and the places without any.
+    """The run folders that `places` are or hold, each once, and the places without any.
 
     Raises:
         ConfigError: a place does not exist, or there is no run at all.
@@ -82,7 +82,7 @@ def find_runs(places: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / "config.yaml").is_file():
+    if _is_run(folder):
         yield folder
     elif depth and folder.is_dir():
         inside = (entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
@@ -90,15 +90,36 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
             yield from _below(folder / name, depth - 1)
 
 
+def _is_run(folder: Path) -> bool:
+    """Whether it was made for a run: one that failed very early has left a summary alone."""
+    if (folder / "config.yaml").is_file():
+        return True
+    summary = folder / "summary.json"
+    return summary.is_file() and '"status"' in summary.read_text(encoding="utf-8", errors="replace")
+
+
+def num_not_begun(place: str) -> int:
+    """How many jobs of a sweep (its sweep.json lists all) have no folder yet; 0 where there is no such list."""
+    try:
+        jobs = _json(Path(place) / "sweep.json").get("jobs", [])
+        names = [entry.name for entry in os.scandir(place)] if jobs else []
+        return sum(not any(name.endswith(str(job["id"])) for name in names) for job in jobs)
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
 def read_run(folder: Path) -> Run:
     """Read one run. A damaged file makes the run `unreadable`, with the reason: no run is left out."""
     try:
         config = flatten(_yaml(folder / "config.yaml", dict))
         summary = _json(folder / "summary.json")
+        status, reason = str(summary.get("status", NO_SUMMARY)), summary.get("reason")
+        if status == FINISHED and not config:
+            status, reason = UNREADABLE, "config.yaml is missing"
         return Run(
             folder=folder,
-            status=str(summary.get("status", NO_SUMMARY)),
-            reason=summary.get("reason"),
+            status=status,
+            reason=reason,
             seed=int(config.get("seed", 0)),
             config=config,
             typed=_typed(_yaml(folder / "overrides.yaml", list)),
