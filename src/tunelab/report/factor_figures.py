@@ -38,10 +38,10 @@ def _draw_effect(axes: Axes, found: Sequence[Effect], report: Report) -> None:
     scale, order = report.main.scale, _order(found, report)
     ordered = sorted(found, key=lambda effect: order.index(effect.level))
     places = range(len(ordered))
-    axes.plot(places, [each.mean * scale for each in ordered], color=SERIES[0], alpha=0.35, linewidth=1)
+    if next(factor for factor in report.factors if factor.name == found[0].factor).is_number:
+        axes.plot(places, [each.mean * scale for each in ordered], color=SERIES[0], alpha=0.35, linewidth=1)
     for place, each in enumerate(ordered):
-        if each.interval:
-            axes.plot([place, place], [bound * scale for bound in each.interval], color=SERIES[0], linewidth=1.6)
+        axes.plot([place, place], [bound * scale for bound in each.interval], color=SERIES[0], linewidth=1.6)
         axes.plot([place], [each.mean * scale], "o", color=SERIES[0], markersize=6, markeredgewidth=0)
     _ticks(axes, [str(each.level) for each in ordered])
 

@@ -108,7 +108,8 @@ def curves(report: Report) -> Drawing | None:
     handles, labels = found[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(shown) > 1 else 1)
     left = f" The {len(shown)} best of {len(report.rows)} configurations." if len(shown) < len(report.rows) else ""
-    return figure, "Learning curves", f"Mean over seeds; bands are one standard deviation of the seeds.{left}"
+    what = "Mean over seeds; bands are one standard deviation" if report.num_seeds > 1 else "One seed each"
+    return figure, "Learning curves", f"{what}.{left}"
 
 
 def _draw_band(axes: Axes, row: Row, name: str, place: int) -> None:

@@ -90,9 +90,10 @@ def _pooled(samples: Sequence[Sequence[float]]) -> float | None:
 
 def _read(file: Path) -> dict[str, Floor]:
     try:
+        source = f"{file.resolve().parent.name}/{file.name}"
         content: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
         return {
-            name: Floor(_number(found.get("same_seed")), _number(found.get("other_seeds")), str(file))
+            name: Floor(_number(found.get("same_seed")), _number(found.get("other_seeds")), source)
             for name, found in content.items()
             if isinstance(found, dict)  # pyright: ignore[reportUnnecessaryIsInstance] (a file's content)
         }

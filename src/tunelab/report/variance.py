@@ -24,7 +24,7 @@ _ESTIMABLE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One source of variance. `share`: of the total sum of squares; without residual degrees of freedom no test."""
+    """One source of variance. `share`: of the total sum of squares; where nothing is unexplained there is no test."""
 
     factors: tuple[str, ...]
     degrees: int
@@ -46,7 +46,7 @@ class Effect:
     factor: str
     level: Any
     mean: float
-    interval: Interval | None
+    interval: Interval
     count: int
 
 
@@ -68,7 +68,7 @@ class Analysis:
 
 
 def analyse(values: Sequence[float], factors: Columns, seeds: Sequence[int]) -> Analysis | None:
-    """Analyse `values` (n,), one for each run; None where they do not differ or nothing was swept."""
+    """Analyse `values` (n,), one for each run; None where nothing was swept, or nothing is left to measure noise by."""
     response = np.asarray(values, dtype=np.float64)
     total = float(((response - response.mean()) ** 2).sum())
     if not factors or len(response) < 3 or total <= 1e-24 * max(1.0, float((response**2).sum())):
@@ -80,14 +80,16 @@ def analyse(values: Sequence[float], factors: Columns, seeds: Sequence[int]) -> 
     if _rank(_design(columns, [*mains, *pairs])) >= len(response):
         pairs = []  # one run in each cell: the pairs are what is left to measure the noise by
     names, left_out = _told_apart(columns, [*mains, *pairs])
-    terms = [_term(columns, names, name, response, total) for name in names]
     full = _design(columns, names)
     degrees = len(response) - _rank(full)
+    if not degrees:
+        return None
+    terms = [_term(columns, names, name, response, total) for name in names]
     residual = _residual(full, response)
     tested = [_tested(term, residual, degrees) for term in terms]
     return Analysis(
         terms=tuple(tested),
-        effects=tuple(_effects(columns, list(factors), response, residual / degrees if degrees else None, degrees)),
+        effects=tuple(_effects(columns, list(factors), response, residual / degrees, degrees)),
         residual_degrees=degrees,
         residual_share=residual / total,
         num_runs=len(response),
@@ -105,7 +107,7 @@ def _term(columns: Columns, names: Sequence[tuple[str, ...]], name: tuple[str, .
 
 
 def _tested(term: Term, residual: float, degrees: int) -> Term:
-    if not degrees or not term.degrees or residual <= 0:
+    if not term.degrees or residual <= 0:
         return term
     statistic = term.sum_of_squares / term.degrees / (residual / degrees)
     p_value = f_p_value(statistic, term.degrees, degrees)
@@ -121,7 +123,7 @@ def _told_apart(columns: Columns, names: Sequence[tuple[str, ...]]) -> tuple[lis
     return kept, [" × ".join(name) for name in names if name not in kept]
 
 
-def _effects(columns: Columns, factors: Sequence[str], y: Floats, variance: float | None, degrees: int) -> list[Effect]:
+def _effects(columns: Columns, factors: Sequence[str], y: Floats, variance: float, degrees: int) -> list[Effect]:
     """From the additive model; a level whose mean the runs do not determine is left out."""
     names = [(name,) for name in columns]
     design = _design(columns, names)
@@ -148,9 +150,7 @@ def _effects(columns: Columns, factors: Sequence[str], y: Floats, variance: floa
     return effects
 
 
-def _interval(mean: float, weight: float, variance: float | None, degrees: int) -> Interval | None:
-    if variance is None:
-        return None
+def _interval(mean: float, weight: float, variance: float, degrees: int) -> Interval:
     half = t_quantile(CONFIDENCE, degrees) * math.sqrt(variance * weight)
     return mean - half, mean + half
 
