@@ -20,7 +20,7 @@ from tunelab.errors import ConfigError, DataError
 from tunelab.report.assembling import assemble
 from tunelab.report.tex import tex
 
-HOSTILE = '</script><script>alert(1)</script> $\\frac{1}{0}$ | `x` & 50 % _ # {a} =1+1 \x1b[31m ‮ 中 ü "q" \''
+HOSTILE = '[a] </script><script>alert(1)</script> $\\frac{1}{0}$ | `x` & 50 % _ # {a} =1+1 \x1b[31m ‮ 中 ü "q" \''
 
 
 class Page(HTMLParser):
@@ -201,7 +201,8 @@ def test_data_that_was_swept_is_no_warning(tmp_path):
     for path in ("a", "b"):
         provenance = {"data_sha256": {path: path, "t": "t"}}
         keys = {"data.path": path, "data.test_path": "t"}
-        write_small(tmp_path / path, config=keys, typed={"data.path": path}, provenance=provenance)
+        metrics = {"test/loss": 1.0 if path == "a" else 2.0}
+        write_small(tmp_path / path, 1, metrics, config=keys, typed={"data.path": path}, provenance=provenance)
     report = assemble(config(tmp_path))
     (flag,) = [flag for flag in report.flags if "Other data" in flag.text]
     assert not flag.is_warning
@@ -250,6 +251,16 @@ def test_runs_repeated_with_one_seed_are_a_floor_and_count_once(tmp_path):
     assert floor.other_seeds == pytest.approx(0.04 / 2**0.5)
 
 
+def test_what_is_the_same_in_all_runs_decides_nothing(tmp_path):
+    for name, loss in (("a", 1.0), ("b", 2.0)):
+        for seed in (1, 2):
+            metrics = {"test/exact_match": 0.0, "test/loss": loss + seed / 100}
+            write_small(tmp_path / f"{name}{seed}", seed, metrics, config={"x": name}, typed={"x": name})
+    report = assemble(config(tmp_path))
+    assert [metric.name for metric in report.metrics] == ["test/loss", "test/exact_match"]
+    assert list(report.standings) == ["test/loss"]
+
+
 def test_a_search_with_many_values_is_cut_at_quartiles(tmp_path):
     for number in range(12):
         rate = 10 ** (-5 + number / 4)
@@ -274,13 +285,13 @@ def test_nothing_in_a_configuration_acts(run, tmp_path):
     assert "\x1b" not in page
     assert "‮" not in page
     rows = list(csv.DictReader((folder / "results.csv").open(newline="")))
-    assert rows[0]["config.data.template"].startswith("</script>")
+    assert rows[0]["config.data.template"].startswith("[a] </script>")
     assert "\\$\\textbackslash{}frac\\{1\\}\\{0\\}\\$" in (folder / "table.tex").read_text()
     _compile(folder / "table.tex")
 
 
 def test_text_for_latex():
-    assert tex("a_b & 50 % ü 中 ð «") == "a\\_b \\& 50 \\% ü [U+4E2D] [U+00F0] [U+00AB]"
+    assert tex("a_b & 50 % ü 中 ð «") == "a\\_b \\& 50 \\% ü {[}U+4E2D{]} {[}U+00F0{]} {[}U+00AB{]}"
 
 
 def _compile(path):

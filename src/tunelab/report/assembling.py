@@ -146,15 +146,19 @@ def _row(group: Group, metrics: Sequence[Metric]) -> Row:
 
 
 def _standings(rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Standing]:
-    """Of each metric that has a better and a worse, where there are two rows to compare."""
+    """Of each metric that has a better and a worse, where there are two rows to compare and a difference."""
     columns = {
         metric: {row.number: row.seeds[metric.name] for row in rows if metric.name in row.seeds}
         for metric in metrics
         if metric.better is not None
     }
-    columns = {metric: column for metric, column in columns.items() if len(column) > 1}
+    columns = {metric: column for metric, column in columns.items() if len(column) > 1 and _differs(column)}
     found = standings(list(columns.values()), [metric.sign() for metric in columns])
     return {metric.name: each for metric, each in zip(columns, found, strict=True)}
+
+
+def _differs(column: Mapping[int, Seeds]) -> bool:
+    return len({value for seeds in column.values() for value in seeds.values()}) > 1
 
 
 def _examples(

@@ -51,9 +51,14 @@ class Metric:
         return " ".join(self.name.replace("/", " ").replace("_", " ").split())
 
     @property
+    def unit(self) -> str:
+        """In which it is shown; empty for none."""
+        return {"loss": "nats/token"}.get(self.kind, "%" if self.scale == 100 else "")
+
+    @property
     def label(self) -> str:
         """With its unit: `test exact match (%)`."""
-        return self.plain + {"loss": " (nats/token)"}.get(self.kind, " (%)" if self.scale == 100 else "")
+        return f"{self.plain} ({self.unit})" if self.unit else self.plain
 
     @property
     def arrow(self) -> str:
@@ -114,7 +119,7 @@ def choose_metrics(
             f"{', '.join(list(measured[0])[:3]) or 'none'}, others {', '.join(list(measured[-1])[:3]) or 'none'}); "
             "report on them apart."
         )
-    metrics = [metric_of(name, lower_is_better) for name in list(asked) or _usual(shared)]
+    metrics = [metric_of(name, lower_is_better) for name in list(asked) or _usual(shared, measured)]
     if metrics[0].better is None:
         raise ConfigError(
             f"metrics: expected one first that has a better and a worse, found {metrics[0].name}; set "
@@ -123,13 +128,14 @@ def choose_metrics(
     return metrics
 
 
-def _usual(shared: Sequence[str]) -> list[str]:
-    """Of the first split that was measured: the main metrics, then the loss."""
+def _usual(shared: Sequence[str], measured: Sequence[Mapping[str, float]]) -> list[str]:
+    """Of the first split that was measured: the main metrics, then the loss; last what is the same in all runs."""
     split = next((split for split in ("test", "validation", "val") if any(_split(n) == split for n in shared)), None)
     candidates = [name for name in shared if split is None or _split(name) == split]
     directed = [name for name in candidates if metric_of(name).better is not None]
     ranked = [name for kind in _RANKED for name in candidates if _last(name) == kind and name.count("/") == 1]
-    return (ranked or directed or candidates)[:_MAX_COLUMNS]
+    chosen = (ranked or directed or candidates)[:_MAX_COLUMNS]
+    return sorted(chosen, key=lambda name: len({values[name] for values in measured}) == 1)
 
 
 def directions(metrics: Iterable[Metric]) -> list[str]:

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from tunelab.escaping import printable
 from tunelab.report.assembling import Report
 from tunelab.report.formatting import count_text
+from tunelab.report.metrics import Metric
 from tunelab.report.mixing import Flag
 from tunelab.report.table import Cell, cells, factor_texts, reading_notes
 
 _LONG = 40  # rows from which the table may break over pages
 _SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{character: f"{{{character}}}" for character in "[]*"},  # behind the end of a row they would act
     "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "\\": "\\textbackslash{}",
     "<": "$<$", ">": "$>$", "|": "$|$", '"': "''", "`": "'",
     "±": "$\\pm$", "−": "$-$", "×": "$\\times$", "→": "$\\to$", "↑": "$\\uparrow$", "↓": "$\\downarrow$",
@@ -39,12 +41,13 @@ def table_tex(report: Report) -> str:
     factors, metrics = report.factors, report.metrics
     columns = "l" * max(1, len(factors)) + "r" * len(metrics) + "rr"
     names = [*(each.name for each in factors)] or ["configuration"]
-    heads = [*names, *(f"{each.label} {each.arrow}".strip() for each in metrics), "n", "trainable"]
+    heads = [*map(tex, names), *map(_head, metrics), "n", "\\shortstack[r]{trainable\\\\parameters}"]
     lines = [
-        _HEAD.replace("PACKAGES", " and \\usepackage{longtable}" if is_long else "") + "\\begingroup\\small",
+        _HEAD.replace("PACKAGES", " and \\usepackage{longtable}" if is_long else "")
+        + "\\par\\begingroup\\small\\setlength{\\tabcolsep}{5pt}\\parindent0pt",
         f"\\begin{{{environment}}}{{@{{}}{columns}@{{}}}}",
         "\\toprule",
-        " & ".join(map(tex, heads)) + " \\\\",
+        " & ".join(heads) + " \\\\",
         "\\midrule" + ("\\endhead" if is_long else ""),
         *(_line(report, index) for index in range(len(report.rows))),
         "\\bottomrule",
@@ -66,7 +69,13 @@ def tex(text: str) -> str:
 def _letter(character: str) -> str:
     """The letters of Western Europe are in every font of LaTeX; the four that are not, and signs, are not."""
     known = character.isascii() or ("\u00c0" <= character <= "\u00ff" and character not in "ÐðÞþ÷")
-    return character if known else f"[U+{ord(character):04X}]"
+    return character if known else f"{{[}}U+{ord(character):04X}{{]}}"
+
+
+def _head(metric: Metric) -> str:
+    """The name above, its unit and which way is better below."""
+    below = " ".join(part for part in (metric.unit and f"({metric.unit})", metric.arrow) if part)
+    return f"\\shortstack[r]{{{tex(metric.plain)}\\\\{tex(below)}}}" if below else tex(metric.plain)
 
 
 def _line(report: Report, index: int) -> str:
