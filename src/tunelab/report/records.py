@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tunelab.escaping import printable
+from tunelab.escaping import spreadsheet_text
 from tunelab.report.assembling import Report, Row
 from tunelab.report.budget import budget_of
 from tunelab.report.grouping import settings
@@ -16,7 +16,6 @@ from tunelab.report.mixing import base_of, code_of, data_of, versions_of
 from tunelab.report.reading import Run
 
 SCHEMA_VERSION = 1
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def results_csv(report: Report, folder: Path) -> str:
@@ -28,7 +27,7 @@ def results_csv(report: Report, folder: Path) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, ordered, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in record.items()} for record in records)
+    writer.writerows(_cells(record) for record in records)
     return text.getvalue()
 
 
@@ -51,12 +50,8 @@ def _record(run: Run, place: tuple[Row, int] | None, folder: Path) -> dict[str, 
     }
 
 
-def _cell(value: Any) -> Any:
-    """No text is a formula: behind an apostrophe a spreadsheet program shows text (OWASP, CSV injection)."""
-    if not isinstance(value, str):
-        return value
-    shown = printable(value, keep="\n")
-    return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
+def _cells(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: spreadsheet_text(each, "\n") if isinstance(each, str) else each for name, each in record.items()}
 
 
 def report_json(report: Report, folder: Path) -> dict[str, Any]:

@@ -26,3 +26,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A link to a configuration opens it, in browsers too that do not do so by themselves.
+const open = () => {
+  const target = location.hash.length > 1 ? document.getElementById(location.hash.slice(1)) : null;
+  const details = target?.closest("details");
+  if (details && !details.open) {
+    details.open = true;
+    target.scrollIntoView();
+  }
+};
+addEventListener("hashchange", open);
+open();
