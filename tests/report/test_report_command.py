@@ -83,7 +83,7 @@ def test_a_sweep_becomes_a_folder_of_files(run, sweep):
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"{name}.{kind}" for name in figures for kind in ("png", "pdf")
     }
-    assert "warning: 2 of 12 runs are in no figure" in done.stdout
+    assert "warning: Left out of all figures: 2 of 12 runs (" in done.stdout
     html = (folder / "report.html").read_text()
     page = Page(html)
     assert sum(tag == "svg" for tag, _ in page.tags) == len(figures)
@@ -159,7 +159,7 @@ def test_jobs_of_a_sweep_that_have_left_little_are_counted(tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps({"jobs": [{"id": "1a"}, {"id": "2b"}, {"id": "3c"}]}))
     report = assemble(config(tmp_path))
     assert [run.status for run in report.runs] == ["finished", "failed"]
-    assert any(flag.text.startswith("1 jobs of the sweep have not begun") for flag in report.flags)
+    assert any(flag.text.startswith("1 job of the sweep not begun") for flag in report.flags)
 
 
 def test_unfinished_runs_alone_are_refused(tmp_path):
@@ -184,7 +184,7 @@ def test_what_differs_besides_the_sweep_is_said_first(tmp_path):
         write_run(tmp_path / f"b{seed}", "vera", 1e-3, 8, seed, **{"data": "other"} if seed == 2 else {})
     found = flags(tmp_path)
     assert any(t.startswith("Not all runs have the same data: ") and t.endswith("Unlike most: b2.") for t in found)
-    assert any("same code: 3f7e8e6a (3 runs), ddddeeee (2 runs), aaaabbbb (1 runs)" in text for text in found)
+    assert any("same code: 3f7e8e6a (3 runs), ddddeeee (2 runs), aaaabbbb (1 run)" in text for text in found)
     assert any("budgets are not equal: trainable parameters 7,200 to 116,736, 16.2 times" in text for text in found)
 
 

@@ -10,7 +10,7 @@ from tunelab.errors import DataError
 from tunelab.report.budget import Budget, budget_of, mean_budget, unequal_budgets
 from tunelab.report.curves import Figures, read_figures
 from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
-from tunelab.report.formatting import joined, level_text
+from tunelab.report.formatting import joined, level_text, plural
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
 from tunelab.report.metrics import Metric, choose_metrics, directions, values_of
 from tunelab.report.mixing import Flag, measured_on, mixed, unfinished
@@ -209,11 +209,11 @@ def _nothing(runs: Sequence[Run], finished: Sequence[Run]) -> str:
 
 
 def _not_begun(count: int) -> list[Flag]:
-    return [Flag(f"{count} jobs of the sweep have not begun: run its command again.")] if count else []
+    return [Flag(f"{plural(count, 'job')} of the sweep not begun: run its command again.")] if count else []
 
 
 def _left_over(count: int, metric: Metric) -> list[Flag]:
-    return [Flag(f"{count} finished runs have no {metric.name} and are in no figure.")] if count else []
+    return [Flag(f"Left out of all figures: {plural(count, 'finished run')} without {metric.name}.")] if count else []
 
 
 def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
@@ -237,9 +237,9 @@ def _seeds(rows: Sequence[Row]) -> list[str]:
     single = sum(count == 1 for count in seeds)
     sets = {frozenset(run.seed for run in row.group.runs) for row in rows}
     if single:
-        return [f"{single} of {len(rows)} configurations have one seed, so nothing can be tested against them."]
+        return [f"One seed in {single} of {plural(len(rows), 'configuration')}: nothing can be tested against them."]
     return ["The configurations do not have the same seeds."] if len(sets) > 1 else []
 
 
 def _title(places: Sequence[str], count: int) -> str:
-    return Path(places[0]).resolve().name if len(places) == 1 else f"{count} runs"
+    return Path(places[0]).resolve().name if len(places) == 1 else plural(count, "run")

@@ -68,6 +68,11 @@ def level_text(value: Any) -> str:
     return str(value)
 
 
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def joined(items: Sequence[str], most: int = 4) -> str:
     """`a, b and 3 more`."""
     if len(items) <= most:

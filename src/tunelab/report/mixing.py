@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunelab.report.formatting import joined
+from tunelab.report.formatting import joined, plural
 from tunelab.report.grouping import Factor, Group
 from tunelab.report.reading import Run
 
@@ -80,14 +80,14 @@ def mixed(groups: Sequence[Group], factors: Sequence[Factor]) -> list[Flag]:
         if len(counts) < 2:
             continue
         cause = _explained(found, groups, [each for each in factors if _is_about(each, prefix)])
-        listed = joined([f"{value} ({count} runs)" for value, count in counts.most_common()], 3)
+        listed = joined([f"{value} ({plural(count, 'run')})" for value, count in counts.most_common()], 3)
         if cause is not None:
             flags.append(Flag(f"Other {name} with {cause}, which was swept: {listed}.", is_warning=False))
         else:
             flags.append(Flag(f"Not all runs have the same {name}: {listed}.{_minority(groups, read)}"))
     kinds = Counter(hardware_of(run) for group in groups for run in group.runs)
     if len(kinds) > 1:
-        listed = joined([f"{value} ({count} runs)" for value, count in kinds.most_common()], 3)
+        listed = joined([f"{value} ({plural(count, 'run')})" for value, count in kinds.most_common()], 3)
         flags.append(Flag(f"The runs were made on different hardware, so times do not compare: {listed}.", False))
     return flags
 
@@ -108,7 +108,7 @@ def unfinished(runs: Sequence[Run]) -> list[Flag]:
         return []
     counts = Counter(run.status for run in others)
     listed = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return [Flag(f"{len(others)} of {len(runs)} runs are in no figure: {listed}. They are listed under Runs.")]
+    return [Flag(f"Left out of all figures: {len(others)} of {plural(len(runs), 'run')} ({listed}); see Runs, below.")]
 
 
 def _explained(found: Sequence[Sequence[str]], groups: Sequence[Group], factors: Sequence[Factor]) -> str | None:

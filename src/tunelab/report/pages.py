@@ -41,7 +41,6 @@ def report_page(report: Report, folder: Path, figures: Mapping[str, Drawn]) -> s
         "count_text": count_text,
         "seconds_text": seconds_text,
         "p_text": p_text,
-        "level": level_text,
         "link": lambda path: Markup(table.relative(path, folder)),  # quoted: nothing of it acts
     }
     environment.filters.update(filters)

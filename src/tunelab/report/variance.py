@@ -47,7 +47,6 @@ class Effect:
     level: Any
     mean: float
     interval: Interval
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +140,8 @@ def _effects(columns: Columns, factors: Sequence[str], y: Floats, variance: floa
             if np.abs(row @ spans - row).max() > _ESTIMABLE:
                 continue
             mean = float(row @ weights)
-            count = sum(each == level for each in columns[factor])
-            effects.append(
-                Effect(
-                    factor, level, mean, _interval(mean, float(((row @ inverse) ** 2).sum()), variance, degrees), count
-                )
-            )
+            interval = _interval(mean, float(((row @ inverse) ** 2).sum()), variance, degrees)
+            effects.append(Effect(factor, level, mean, interval))
     return effects
 
 
