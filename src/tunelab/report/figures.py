@@ -105,8 +105,8 @@ def curves(report: Report) -> Drawing | None:
         axes.set_xlabel("step")
         axes.set_ylabel("nats/token" if axes is found[0] else "")
         _logarithmic_where_wide(axes)
-    handles, labels = found[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(shown) > 1 else 1)
+    if len(shown) > 1:
+        figure.legend(*found[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     left = f" The {len(shown)} best of {len(report.rows)} configurations." if len(shown) < len(report.rows) else ""
     what = "Mean over seeds; bands are one standard deviation" if report.num_seeds > 1 else "One seed each"
     return figure, "Learning curves", f"{what}.{left}"
