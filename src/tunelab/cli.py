@@ -1,7 +1,8 @@
 """`python -m tunelab <command>`: what is done with data and results besides training and measuring."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tunelab.compose import Invocation, command, open_run
 from tunelab.config import (
@@ -11,6 +12,7 @@ from tunelab.config import (
     JudgeConfig,
     PrepareConfig,
     RatingsConfig,
+    ReportConfig,
     ReviewConfig,
 )
 
@@ -73,6 +75,14 @@ def judge(config: JudgeConfig, invocation: Invocation) -> None:
     judge(config, invocation.overrides)
 
 
+@command("report", ReportConfig)
+def report(config: ReportConfig, invocation: Invocation) -> None:
+    """Compare runs: tables with statistics, figures, and what may not be compared."""
+    from tunelab.report.command import report
+
+    report(config, invocation.overrides)
+
+
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "inspect": (inspect, "the data as a run would see it: report, examples, trained and masked tokens"),
     "prepare": (prepare, "the cleaned and split rows as JSONL and Arrow, with a data card"),
@@ -81,14 +91,17 @@ COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "review": (review, "completions of several models as a page, and a blind sheet for people to rate them"),
     "ratings": (ratings, "what people chose: win rate, interval, and how far they agree"),
     "judge": (judge, "what a judge model chooses, behind any OpenAI-compatible address, in both orders"),
+    "report": (report, "a sweep or any runs as tables with statistics over seeds, figures, and a page"),
 }
+POSITIONAL = {"report": "runs"}  # command → the key that folders fill which are named without one
+_TAKE_A_WORD = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
 def main() -> None:
     """Run the command that is named first; the rest of the line is its configuration."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in COMMANDS:
-        sys.argv[1:] = sys.argv[2:]
+        sys.argv[1:] = with_named_folders(sys.argv[2:], POSITIONAL.get(name))
         COMMANDS[name][0]()
         return
     lines = [f"  {known:<10} {meaning}" for known, (_, meaning) in COMMANDS.items()]
@@ -99,3 +112,16 @@ def main() -> None:
     found = f"found {name!r}" if name else "found none"
     print(f"error: expected a command ({', '.join(COMMANDS)}), {found}.\n\n{page}", file=sys.stderr)
     sys.exit(1)
+
+
+def with_named_folders(words: Sequence[str], key: str | None) -> list[str]:
+    """`a b to=c` as `to=c runs=["a","b"]` for the key `runs`; a folder may have `=` in its name."""
+    folders = [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if key and not word.startswith("-") and before not in _TAKE_A_WORD and ("=" not in word or Path(word).is_dir())
+    ]
+    if not folders:
+        return list(words)
+    quoted = ",".join('"' + folder.replace('"', '\\"') + '"' for folder in folders)
+    return [*(word for word in words if word not in folders), f"{key}=[{quoted}]"]

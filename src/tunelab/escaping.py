@@ -3,6 +3,7 @@
 import unicodedata
 
 _JOINERS = "\u200c\u200d"  # Persian words and compound emoji are written with them; they change nothing around them
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _ACTING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # control, format (marks of direction), surrogate, separators
 
 
@@ -11,6 +12,12 @@ def printable(text: str, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(character if character in keep or not acts(character) else escape(character) for character in text)
+
+
+def spreadsheet_text(text: str, keep: str = "") -> str:
+    """`printable`, and no formula: behind an apostrophe a spreadsheet program shows text (OWASP, CSV injection)."""
+    shown = printable(text, keep)
+    return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
 
 
 def acts(character: str) -> bool:

@@ -26,6 +26,9 @@ from tunelab.config.model import (
     ModelConfig,
     Quantization,
 )
+from tunelab.config.report import (
+    ReportConfig,
+)
 from tunelab.config.review import (
     PredictionsConfig,
     RatingsConfig,
@@ -104,6 +107,7 @@ __all__ = [
     "QualityConfig",
     "Quantization",
     "RatingsConfig",
+    "ReportConfig",
     "ReviewConfig",
     "RunConfig",
     "Schedule",

@@ -11,12 +11,11 @@ from enum import StrEnum
 from importlib import resources
 from typing import Any
 
-from tunelab.escaping import printable, shorten
+from tunelab.escaping import shorten, spreadsheet_text
 from tunelab.html import page_environment, script
 from tunelab.review.predictions import MAX_CHARACTERS, Reviewed
 
 COLUMNS = ("sheet", "item", "choice", "comment", "rater")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Pick(StrEnum):
@@ -110,7 +109,10 @@ def sheet_csv(key: SheetKey, items: Sequence[SheetItem]) -> str:
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, "prompt", "reference", "left", "right"])
     for item in items:
-        texts = [_cell(each) for each in (item.prompt, item.reference, item.left, item.right)]
+        texts = [
+            spreadsheet_text(shorten(each, MAX_CHARACTERS), "\n\t")
+            for each in (item.prompt, item.reference, item.left, item.right)
+        ]
         writer.writerow([key.sheet, item.item, "", "", "", *texts])
     return text.getvalue()
 
@@ -120,12 +122,6 @@ def sheet_page(key: SheetKey, items: Sequence[SheetItem]) -> str:
     element, policy = script(resources.files("tunelab.review").joinpath("html/sheet.js").read_text("utf-8"))
     template = page_environment("tunelab.review", MAX_CHARACTERS).get_template("sheet.html.jinja")
     return template.render(sheet=key.sheet, items=items, choices=list(Pick), script=element, policy=policy)
-
-
-def _cell(text: str) -> str:
-    """No cell is a formula: behind an apostrophe a spreadsheet program shows text (OWASP, CSV injection)."""
-    shown = printable(shorten(text, MAX_CHARACTERS), keep="\n\t")
-    return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
 
 
 def _digest(items: Sequence[SheetItem]) -> str:

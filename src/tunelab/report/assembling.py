@@ -1,0 +1,245 @@
+"""Puts a report together: from run folders to rows, standings, effects and flags. It writes nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from tunelab.config import ReportConfig
+from tunelab.errors import DataError
+from tunelab.report.budget import Budget, budget_of, mean_budget, unequal_budgets
+from tunelab.report.curves import Figures, read_figures
+from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
+from tunelab.report.formatting import joined, level_text, plural
+from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
+from tunelab.report.metrics import Metric, choose_metrics, directions, values_of
+from tunelab.report.mixing import Flag, measured_on, mixed, unfinished
+from tunelab.report.noise import Floor, floors_of_runs, read_floors
+from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
+from tunelab.report.seeds import Seeds, Spread, Standing, spread_of, standings
+from tunelab.report.variance import Analysis, analyse
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One configuration in the table: its runs, what they measured by seed, and what they took.
+
+    `over_examples`: the 95 % intervals of the only run, where there is one seed.
+    """
+
+    group: Group
+    seeds: Mapping[str, Seeds]
+    spreads: Mapping[str, Spread]
+    over_examples: Mapping[str, Interval]
+    budget: Budget
+    figures: tuple[Figures, ...]  # of its runs, in their order
+
+    @property
+    def number(self) -> int:
+        """Of the group."""
+        return self.group.number
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything a report shows. The first of `metrics` is the main one; what is by metric has their names as keys."""
+
+    title: str
+    runs: tuple[Run, ...]
+    metrics: tuple[Metric, ...]
+    factors: tuple[Factor, ...]
+    rows: tuple[Row, ...]
+    standings: Mapping[str, Standing]
+    over_examples: Mapping[int, OverExamples]  # row number → against the best of `example_metric`
+    example_metric: Metric | None
+    floors: Mapping[str, Floor]
+    analysis: Analysis | None
+    flags: tuple[Flag, ...]
+
+    @property
+    def main(self) -> Metric:
+        """The metric that decides the order."""
+        return self.metrics[0]
+
+    @property
+    def ranked(self) -> list[Row]:
+        """The rows, best first by the main metric."""
+        sign, name = self.main.sign(), self.main.name
+        return sorted(self.rows, key=lambda row: -sign * row.spreads[name].mean)
+
+    @property
+    def num_seeds(self) -> int:
+        """The most seeds that a configuration has."""
+        return max(spread.count for row in self.rows for spread in row.spreads.values())
+
+    def row(self, number: int) -> Row:
+        """The row of this number."""
+        return next(row for row in self.rows if row.number == number)
+
+
+def assemble(config: ReportConfig) -> Report:
+    """Read the runs that `config` names and work everything out.
+
+    Raises:
+        TunelabError: there are no runs, none has finished, they share no metric, or a study of noise is damaged.
+    """
+    folders, empty = find_runs(config.runs)
+    runs = [read_run(folder) for folder in folders]
+    finished = [run for run in runs if run.is_finished]
+    measured = [run for run in finished if values_of(run)]
+    if not measured:
+        raise DataError(_nothing(runs, finished))
+    metrics = choose_metrics([values_of(run) for run in measured], config.metrics, config.lower_is_better)
+    main = [run for run in measured if metrics[0].name in values_of(run)]
+    main.sort(key=lambda run: str(run.provenance.get("started", "")))  # levels in the order in which they were run
+    factors, groups = group_runs(main)
+    rows = [_row(group, metrics) for group in groups]
+    comparable = len({measured_on(run) for run in main}) == 1
+    found = _standings(rows, metrics) if comparable else {}
+    example_metric, over_examples = _examples(rows, metrics, found)
+    floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
+    flags = [
+        *unfinished(runs),
+        *_not_begun(sum(map(num_not_begun, config.runs))),
+        *_left_over(len(finished) - len(main), metrics[0]),
+        *mixed(groups, factors),
+        *_incomparable(comparable, rows),
+        *(Flag(text, False) for text in [*directions(metrics), *_budgets(rows), *_seeds(rows)]),
+        *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
+    ]
+    return Report(
+        title=_title(config.runs, len(runs)),
+        runs=tuple(runs),
+        metrics=tuple(metrics),
+        factors=tuple(factors),
+        rows=tuple(rows),
+        standings=found,
+        over_examples=over_examples,
+        example_metric=example_metric,
+        floors=floors,
+        analysis=_analysis(rows, factors, metrics[0]),
+        flags=tuple(flags),
+    )
+
+
+def _row(group: Group, metrics: Sequence[Metric]) -> Row:
+    measured = [values_of(run) for run in group.runs]
+    seeds: dict[str, Seeds] = {}
+    for metric in metrics:
+        by_seed: dict[int, list[float]] = {}
+        for run, values in zip(group.runs, measured, strict=True):
+            if metric.name in values:
+                by_seed.setdefault(run.seed, []).append(values[metric.name])
+        if by_seed:
+            seeds[metric.name] = {seed: fmean(values) for seed, values in by_seed.items()}
+    figures = tuple(read_figures(run.folder) for run in group.runs)
+    budgets = [budget_of(run, each.peak_memory_gib) for run, each in zip(group.runs, figures, strict=True)]
+    only = group.runs[0].intervals if len(group.runs) == 1 else {}
+    return Row(
+        group,
+        seeds,
+        {name: spread_of(values) for name, values in seeds.items()},
+        {name: only[name] for name in seeds if name in only},
+        mean_budget(budgets),
+        figures,
+    )
+
+
+def _standings(rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Standing]:
+    """Of each metric that has a better and a worse, where there are two rows to compare and a difference."""
+    columns = {
+        metric: {row.number: row.seeds[metric.name] for row in rows if metric.name in row.seeds}
+        for metric in metrics
+        if metric.better is not None
+    }
+    columns = {metric: column for metric, column in columns.items() if len(column) > 1 and _differs(column)}
+    found = standings(list(columns.values()), [metric.sign() for metric in columns])
+    return {metric.name: each for metric, each in zip(columns, found, strict=True)}
+
+
+def _differs(column: Mapping[int, Seeds]) -> bool:
+    return len({value for seeds in column.values() for value in seeds.values()}) > 1
+
+
+def _examples(
+    rows: Sequence[Row], metrics: Sequence[Metric], found: Mapping[str, Standing]
+) -> tuple[Metric | None, dict[int, OverExamples]]:
+    """The first metric that predictions.jsonl has for each example, and the best row against the next ones by it."""
+    by_number = {row.number: row for row in rows}
+    for metric in metrics:
+        name, standing = score_name(metric), found.get(metric.name)
+        if name is None or standing is None:
+            continue
+        first = read_scores(by_number[standing.best].group, name)
+        if not first:
+            continue
+        sign = metric.sign()
+        order = sorted(standing.differences, key=lambda row: -sign * standing.differences[row].change)
+        compared = {
+            row: compare_examples(first, read_scores(by_number[row].group, name))
+            for row in nearest(order, standing.best)
+        }
+        return metric, {row: each for row, each in compared.items() if each is not None}
+    return None, {}
+
+
+def _analysis(rows: Sequence[Row], factors: Sequence[Factor], metric: Metric) -> Analysis | None:
+    """Over the seeds of all rows; a number with many values is cut at its quartiles."""
+    cells = [(row, seed, value) for row in rows for seed, value in row.seeds[metric.name].items()]
+    columns: dict[str, list[str]] = {}
+    for factor in factors:
+        levels = [row.group.levels[factor.name] for row, _, _ in cells]
+        coarse = factor.is_number and len(factor.levels) > MAX_LEVELS
+        columns[factor.name] = coarsened(levels) if coarse else [level_text(level) for level in levels]
+    return analyse([value for _, _, value in cells], columns, [seed for _, seed, _ in cells])
+
+
+def _nothing(runs: Sequence[Run], finished: Sequence[Run]) -> str:
+    if finished:
+        return (
+            "runs: expected runs with results, found none measured in summary.json; measure them: "
+            f"python evaluate.py run={finished[0].folder}."
+        )
+    first = runs[0]
+    why = f"{first.status}: {first.reason}" if first.reason else first.status
+    return (
+        f"runs: expected finished runs, found none of {len(runs)} ({first.folder.name}: {why.rstrip('.')}); wait for "
+        "their end, or go on with them: python train.py resume=<run folder>."
+    )
+
+
+def _not_begun(count: int) -> list[Flag]:
+    return [Flag(f"{plural(count, 'job')} of the sweep not begun: run its command again.")] if count else []
+
+
+def _left_over(count: int, metric: Metric) -> list[Flag]:
+    return [Flag(f"Left out of all figures: {plural(count, 'finished run')} without {metric.name}.")] if count else []
+
+
+def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
+    if comparable or len(rows) < 2:
+        return []
+    return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
+
+
+def _budgets(rows: Sequence[Row]) -> list[str]:
+    found = unequal_budgets([row.budget for row in rows])
+    return [f"The budgets are not equal: {'; '.join(found)}."] if found else []
+
+
+def _seeds(rows: Sequence[Row]) -> list[str]:
+    seeds = [len({run.seed for run in row.group.runs}) for row in rows]
+    if max(seeds) == 1:
+        return [
+            "One seed: no statistics over seeds. Intervals are over that run's test examples and do not say what "
+            "another seed would give. Run several: seed=1,2,3."
+        ]
+    single = sum(count == 1 for count in seeds)
+    sets = {frozenset(run.seed for run in row.group.runs) for row in rows}
+    if single:
+        return [f"One seed in {single} of {plural(len(rows), 'configuration')}: nothing can be tested against them."]
+    return ["The configurations do not have the same seeds."] if len(sets) > 1 else []
+
+
+def _title(places: Sequence[str], count: int) -> str:
+    return Path(places[0]).resolve().name if len(places) == 1 else plural(count, "run")

@@ -1,0 +1,126 @@
+"""What several seeds say: mean, spread and interval of a configuration, and tests of one against another."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from tunelab.evaluation.statistics import CONFIDENCE, LEVEL, Interval, holm
+from tunelab.report.distributions import t_p_value, t_quantile
+
+Seeds = Mapping[int, float]  # seed → value
+PAIRED, WELCH = "paired t", "Welch's t"
+PAIRED_SIGNS, PERMUTED = "exact sign flips", "exact permutation"  # where there is no spread to divide by
+_NO_SPREAD = 1e-12  # relative: what rounding leaves of equal numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean over `count` seeds; standard deviation (n - 1) and 95 % t interval of the mean where there are two."""
+
+    mean: float
+    count: int
+    deviation: float | None = None
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One configuration less another. `count`: pairs of seeds, or seeds of both; None where no test is possible."""
+
+    change: float
+    count: int
+    interval: Interval | None = None
+    p_value: float | None = None
+    test: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One column of a table: the best row, the others less the best, and whether the best is distinguishable.
+
+    `p_values_holm`: of the differences, adjusted over the rows. `p_value`: the largest unadjusted one, which is the
+    test that the best differs from every other row (intersection-union; Berger 1982); `p_value_holm`: adjusted over
+    the columns of the table.
+    """
+
+    best: int
+    differences: Mapping[int, Difference]
+    p_values_holm: Mapping[int, float]
+    p_value: float | None
+    p_value_holm: float | None = None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the best row may be set in bold."""
+        return self.p_value_holm is not None and self.p_value_holm < LEVEL
+
+
+def spread_of(values: Seeds) -> Spread:
+    """Mean, standard deviation and interval over seeds."""
+    numbers = list(values.values())
+    mean = fmean(numbers)
+    if len(numbers) < 2:
+        return Spread(mean, len(numbers))
+    deviation = stdev(numbers)
+    return Spread(mean, len(numbers), deviation, _around(mean, deviation / math.sqrt(len(numbers)), len(numbers) - 1))
+
+
+def difference(first: Seeds, second: Seeds) -> Difference:
+    """The second less the first: paired by seed where both have two seeds or more in common, else Welch's test."""
+    shared = sorted(first.keys() & second.keys())
+    if len(shared) >= 2:
+        return _paired([second[seed] - first[seed] for seed in shared])
+    change = fmean(second.values()) - fmean(first.values())
+    if len(first) < 2 or len(second) < 2:
+        return Difference(change, min(len(first), len(second)))
+    return _welch(list(first.values()), list(second.values()))
+
+
+def standings(columns: Sequence[Mapping[int, Seeds]], signs: Sequence[int]) -> list[Standing]:
+    """The standing in each column (row → its seeds), of which higher is better times its sign."""
+    found = [_standing(column, sign) for column, sign in zip(columns, signs, strict=True)]
+    tested = [index for index, each in enumerate(found) if each.p_value is not None]
+    adjusted = holm([p for each in found if (p := each.p_value) is not None])
+    for index, p_value in zip(tested, adjusted, strict=True):
+        each = found[index]
+        found[index] = Standing(each.best, each.differences, each.p_values_holm, each.p_value, p_value)
+    return found
+
+
+def _standing(column: Mapping[int, Seeds], sign: int) -> Standing:
+    best = max(column, key=lambda row: sign * fmean(column[row].values()))
+    others = {row: difference(column[best], values) for row, values in column.items() if row != best}
+    p_values = {row: p for row, each in others.items() if (p := each.p_value) is not None}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    wins = all(sign * each.change < 0 for each in others.values())  # on shared seeds it may be the other way
+    complete = len(others) > 0 and len(p_values) == len(others)
+    largest = (max(p_values.values()) if wins else 1.0) if complete else None
+    return Standing(best, others, adjusted, largest)
+
+
+def _paired(changes: Sequence[float]) -> Difference:
+    mean, deviation, count = fmean(changes), stdev(changes), len(changes)
+    if deviation <= _NO_SPREAD * max(map(abs, changes)):
+        p_value = min(1.0, 2 / 2**count) if mean else 1.0
+        return Difference(mean, count, None, p_value, PAIRED_SIGNS)
+    error = deviation / math.sqrt(count)
+    return Difference(mean, count, _around(mean, error, count - 1), t_p_value(mean / error, count - 1), PAIRED)
+
+
+def _welch(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Unequal variances; the degrees of freedom are Welch's and Satterthwaite's."""
+    change, count = fmean(second) - fmean(first), min(len(first), len(second))
+    parts = [(stdev(values) ** 2 / len(values), len(values) - 1) for values in (first, second)]
+    variance = sum(part for part, _ in parts)
+    if math.sqrt(variance) <= _NO_SPREAD * max(map(abs, (*first, *second)), default=0.0):
+        ways = math.comb(len(first) + len(second), len(first))
+        return Difference(change, count, None, min(1.0, 2 / ways) if change else 1.0, PERMUTED)
+    degrees = variance**2 / sum(part**2 / own for part, own in parts)
+    error = math.sqrt(variance)
+    return Difference(change, count, _around(change, error, degrees), t_p_value(change / error, degrees), WELCH)
+
+
+def _around(value: float, error: float, degrees: float) -> Interval:
+    half = t_quantile(CONFIDENCE, degrees) * error
+    return value - half, value + half
