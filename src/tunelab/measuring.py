@@ -9,7 +9,15 @@ from rich.console import Console
 from tunelab.config import EvaluationConfig, RunConfig
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.copying import trained_texts
-from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
+from tunelab.evaluation.evaluating import (
+    Prediction,
+    SplitEvaluation,
+    SplitSettings,
+    evaluate_split,
+    observe,
+    predict,
+)
+from tunelab.evaluation.observing import Observations
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
 from tunelab.model.generation import completion_ends
@@ -31,25 +39,36 @@ class Measurement:
     config: EvaluationConfig
     ends: tuple[int, ...]  # ids at which completions end
 
-    def __call__(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> SplitEvaluation:
-        """Loss, completions and scores of `model` on `examples`."""
+    def __call__(
+        self, model: CausalLM, examples: Sequence[EvaluationExample], observed: Observations | None = None
+    ) -> SplitEvaluation:
+        """Loss, completions and scores of `model` on `examples`; `observed` stands for running it on them."""
         prepared = self.prepared
         with autocast(prepared.precision, prepared.device):
-            settings = SplitSettings(
-                score_tokens=lambda batch: self.objective.score_tokens(model, batch),
-                padded=self.padded,
-                micro_batch_tokens=self.micro_batch_tokens,
-                device=prepared.device,
-                config=self.config,
-                end_token_ids=self.ends,
-                train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
-            )
-            return evaluate_split(model, prepared.tokenizer, examples, settings)
+            return evaluate_split(model, prepared.tokenizer, examples, self._settings(model), observed)
+
+    def observe(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> Observations:
+        """What `model` shows on `examples`, before it is scored."""
+        prepared = self.prepared
+        with autocast(prepared.precision, prepared.device):
+            return observe(model, prepared.tokenizer, examples, self._settings(model))
 
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""
         with autocast(self.prepared.precision, self.prepared.device):
             return predict(model, self.prepared.tokenizer, examples, config=self.config, end_token_ids=self.ends)
+
+    def _settings(self, model: CausalLM) -> SplitSettings:
+        prepared = self.prepared
+        return SplitSettings(
+            score_tokens=lambda batch: self.objective.score_tokens(model, batch),
+            padded=self.padded,
+            micro_batch_tokens=self.micro_batch_tokens,
+            device=prepared.device,
+            config=self.config,
+            end_token_ids=self.ends,
+            train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
+        )
 
 
 def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, console: Console) -> Measurement:

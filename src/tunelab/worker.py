@@ -9,12 +9,15 @@ from tunelab.errors import ConfigError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
 from tunelab.process import mend_streams
 from tunelab.run import RunFolder, open_run_folder, recorded, resumable
+from tunelab.sharing import Shared
 from tunelab.training.launcher import inside_torchrun, launch, process_rank
 from tunelab.training.trainer import resolve_device
 
 
-def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool) -> None:
-    """Train here, or on `trainer.devices` devices of this machine.
+def train_run(
+    config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool, shared: Shared | None = None
+) -> None:
+    """Train here, or on `trainer.devices` devices of this machine, which share nothing with other runs.
 
     Raises:
         TunelabError: the run cannot be done as asked, or one of the processes failed.
@@ -23,7 +26,7 @@ def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], re
     if inside_torchrun():
         raise ConfigError("trainer.devices: start with plain python train.py trainer.devices=<n>, without torchrun.")
     if config.trainer.devices == 1:
-        fine_tune(config, folder, overrides, resuming)
+        fine_tune(config, folder, overrides, resuming, shared)
         return
     before = folder.read_summary()
     arguments = [str(folder.path), "resume" if resuming else "start", *overrides]

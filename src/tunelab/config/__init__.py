@@ -53,6 +53,10 @@ from tunelab.config.section import (
     require,
     to_plain,
 )
+from tunelab.config.sweep import (
+    Rerun,
+    SweepConfig,
+)
 from tunelab.config.training import (
     Accelerator,
     DecayShape,
@@ -95,12 +99,14 @@ __all__ = [
     "QualityConfig",
     "Quantization",
     "RatingsConfig",
+    "Rerun",
     "ReviewConfig",
     "RunConfig",
     "Schedule",
     "Section",
     "Split",
     "SubjectConfig",
+    "SweepConfig",
     "TagsConfig",
     "TrainOn",
     "TrainerConfig",
