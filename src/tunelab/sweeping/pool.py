@@ -18,8 +18,9 @@ from types import FrameType
 
 from tunelab.config import Accelerator
 from tunelab.errors import Interrupted, TunelabError
+from tunelab.locking import held
 from tunelab.process import listen
-from tunelab.run import RunFolder, recorded
+from tunelab.run import LOCK_FILE, RunFolder, recorded
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder, is_claimed
 from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import Machine
@@ -27,6 +28,7 @@ from tunelab.sweeping.orders import ELSEWHERE, LOG, Order, main
 from tunelab.sweeping.slots import Place, Slots
 
 LOOK_EVERY = 0.5  # seconds: signals, time limits, jobs that run elsewhere
+TO_DIE = 10  # seconds that a killed process may take to be gone
 Watch = Callable[[Mapping[str, Outcome], Mapping[str, float]], None]  # outcomes, and seconds of the running, by id
 
 
@@ -138,7 +140,9 @@ class Pool:
             self._outcomes[ended.job.id] = Outcome(Status.elsewhere)
             return
         if code and (code < 0 or folder.read_summary() == ended.before):
-            kill_group(ended.process)  # what it started itself
+            kill_group(ended.process)  # what it has started, and itself where its server died and could not tell
+            with held(folder.path / LOCK_FILE, timeout=TO_DIE):
+                pass
             self._record(folder, ended)
         self._outcomes[ended.job.id] = self._sweep.outcome(ended.job)
 
@@ -189,7 +193,7 @@ def process_context(machine: Machine) -> ForkServerContext | SpawnContext:
     if machine.num_devices:  # importing bitsandbytes starts CUDA, which no child can start again
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tunelab.sweeping.job_process"])
+    context.set_forkserver_preload(["tunelab.sweeping.fork_server"])
     return context
 
 
