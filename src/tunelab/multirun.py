@@ -29,7 +29,7 @@ def require_jobs(jobs: Sequence[Sequence[str]], sweeps: bool) -> None:
     if not jobs or not sweeps:
         found = "an empty list of values" if sweeps else "none"
         raise ConfigError(
-            f"-m: expected at least one key with several values ({EXAMPLE}), found {found}; leave -m out."
+            f"-m: expected a key with several values ({EXAMPLE}), found {found}; set one, or leave -m out."
         )
 
 
@@ -126,7 +126,7 @@ def _require_training(node: DictConfig) -> None:
     """Another command's configuration may be a run's too, with more."""
     if OmegaConf.get_type(node) is not RunConfig:
         raise ConfigError(
-            "hydra/launcher: pool and in_process run python train.py -m, found another command; remove it."
+            "hydra/launcher: pool and in_process are for python train.py, found another command; remove it."
         )
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Generator
 from pathlib import Path
 
 from tunelab.compose import dump_config, load_config
@@ -37,7 +38,7 @@ def run_process(order: Order) -> None:
             code = perform(order, Shared(order.shared) if order.shared else None)
     except Interrupted as error:
         code = error.exit_code
-    atexit._run_exitfuncs()  # as at the end of a program: this process ends without
+    atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage] (as a program does at its end, and this does not)
     sys.stdout.flush()
     sys.exit(code)
 
@@ -78,7 +79,7 @@ def _open(folder: RunFolder, order: Order) -> tuple[RunConfig, bool]:
 
 
 @contextlib.contextmanager
-def recorded_before(folder: RunFolder, config: RunConfig):
+def recorded_before(folder: RunFolder, config: RunConfig) -> Generator[None]:
     """Record what fails before the run itself begins to."""
     try:
         yield

@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def count_devices() -> int:
         process.join()
 
 
-def _report_devices(sender: "multiprocessing.connection.Connection") -> None:
+def _report_devices(sender: Connection) -> None:
     import torch
 
     sender.send(torch.cuda.device_count())
