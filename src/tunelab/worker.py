@@ -1,6 +1,10 @@
 """One run in several processes: starts them on the saved configuration, and is what they run. Hydra stays outside."""
 
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from tunelab.compose import load_config
@@ -57,6 +61,14 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
         sys.exit(error.exit_code)
 
 
+def _end_with_the_parent(parent: int) -> None:
+    """Where the process that started this one is gone without a word, nobody would stop it or hear of its end."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     mend_streams()
+    threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
     main(sys.argv[1], sys.argv[2] == "resume", sys.argv[3:])

@@ -18,6 +18,7 @@ from tunelab.sweeping import machine
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
 from tunelab.sweeping.jobs import Job, make_jobs, sweep_name
 from tunelab.sweeping.machine import plan_machine
+from tunelab.sweeping.orders import visible
 from tunelab.sweeping.ranking import LOWER_IS_BETTER, NEITHER, best_job
 from tunelab.sweeping.screen import Screen, clock
 from tunelab.sweeping.slots import Slots
@@ -129,6 +130,13 @@ def test_no_device_has_two_jobs():
     again = slots.take(1, on_cpu=False)
     assert again is not None
     assert again.devices == (0,)
+
+
+def test_a_job_sees_its_own_of_the_devices_that_the_sweep_sees(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible((0, 2)) == "0,2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-6")
+    assert visible((0, 2)) == "4,GPU-6"
 
 
 @pytest.mark.parametrize(

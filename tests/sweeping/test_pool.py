@@ -2,16 +2,22 @@
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import load_file
 from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, summary_of
 
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
 from tunelab.run import RunFolder
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 ONE_AT_A_TIME = ("sweep.workers=1", "sweep.name=mine")
 LONG = ("trainer.max_steps=2000", "trainer.val_every_steps=2000", "trainer.checkpoint_every_steps=5")
 
@@ -52,6 +58,7 @@ def test_the_same_command_runs_what_is_missing(sweep, tmp_path: Path):
     assert "1 of 2 jobs are the same as others of them" in again.stdout
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_a_result_and_goes_on_from_its_checkpoint(sweep, tmp_path: Path):
     mine = tmp_path / "outputs" / "sweeps" / "mine"
     killer = once(lambda: any(steps_done(each) > 12 for each in mine.glob("seed-1*")), lambda: kill_job(signal.SIGKILL))
@@ -112,6 +119,7 @@ def test_a_signal_stops_the_sweep_in_order_and_the_command_goes_on(sweep, tmp_pa
     assert summary_of(stopped)["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once(sweep, tmp_path: Path):
     mine = tmp_path / "outputs" / "sweeps" / "mine"
 
@@ -154,10 +162,51 @@ def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
     assert (first / "run.log").read_text() == log
 
 
-def test_several_devices_in_a_job(sweep, tmp_path: Path):
-    two = ("trainer.devices=2", "trainer.accelerator=cpu")
-    done = sweep(*two, "seed=1,2", "sweep.name=two")
+@pytest.mark.slow
+def test_several_devices_in_a_job_give_the_adapter_of_one(sweep, tmp_path: Path):
+    two = ("trainer.devices=2", "trainer.accelerator=cpu", "sweep.name=two")
+    done = sweep(*two, "seed=1,2")
     assert done.returncode == 0, done.stderr
+    alone = sweep("sweep.name=one", "seed=1,2")
+    assert alone.returncode == 0
+    folders = tmp_path / "outputs" / "sweeps"
+    for seed in (1, 2):
+        [first], [second] = (list((folders / name).glob(f"seed-{seed}*")) for name in ("two", "one"))
+        mine, other = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (first, second))
+        assert mine.keys() == other.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name], other[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_job_leaves_no_process_behind(sweep, tmp_path: Path):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), lambda: kill_job(signal.SIGKILL), 120)
+    done = sweep(
+        "sweep.name=mine", "sweep.workers=1", *LONG, "trainer.devices=2", "trainer.accelerator=cpu", "seed=1,1"
+    )
+    assert done.returncode == 1
+    [killed] = mine.glob("seed-1*")
+    assert "SIGKILL" in summary_of(killed)["reason"]
+    with held(killed / ".lock", timeout=10) as free:
+        assert free
+
+
+@pytest.mark.slow
+def test_a_sweep_in_a_shell_gives_the_bits_of_single_runs(
+    tiny_overrides: list[str], quiet_environment: dict[str, str], tmp_path: Path
+):
+    train = [sys.executable, str(REPOSITORY / "train.py")]
+    usual = [*tiny_overrides, "evaluation.base=true", "peft.r=2"]
+
+    def call(*arguments: str) -> None:
+        subprocess.run([*train, *arguments], check=True, env=quiet_environment, cwd=tmp_path, timeout=300)
+
+    call("-m", *usual, "peft=lora,dora", "seed=1,2", "sweep.workers=2")
+    call(*usual, "peft=dora", "seed=2")
+    [alone] = (tmp_path / "outputs" / "runs" / "run").iterdir()
     jobs = jobs_of(tmp_path)
-    assert len(jobs) == 2
-    assert adapter_of(jobs["1"]) != adapter_of(jobs["2"])
+    assert len(jobs) == 4
+    assert adapter_of(jobs["dora 2"]) == adapter_of(alone)
+    assert summary_of(jobs["dora 2"])["metrics"] == summary_of(alone)["metrics"]
+    assert sum("base_measured_by" in summary_of(each) for each in jobs.values()) == 3

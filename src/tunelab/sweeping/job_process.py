@@ -29,8 +29,6 @@ from tunelab.worker import train_run
 def run_process(order: Order) -> None:
     """Do what `order` says in this fresh process, and end it with the exit code of `python train.py`."""
     os.setsid()  # Ctrl-C goes to the sweep, which passes it on; what hangs is killed with its children
-    if order.devices is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, order.devices))
     _write_to(order.folder / LOG)
     threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
     try:

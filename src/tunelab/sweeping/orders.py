@@ -1,5 +1,7 @@
 """What a sweep tells the process of a job; light to import, for the sweep itself needs no torch."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,14 @@ class Order:
 
 def main(order: Order) -> None:
     """What the process of a job runs."""
+    if order.devices is not None:  # now: libraries look at the devices as they are imported
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible(order.devices)
     from tunelab.sweeping.job_process import run_process  # imports torch, in that process
 
     run_process(order)
+
+
+def visible(devices: Sequence[int]) -> str:
+    """CUDA_VISIBLE_DEVICES for some of those that this process sees."""
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return ",".join(names[number] if names else str(number) for number in devices)
