@@ -1,4 +1,4 @@
-"""How long a sweep takes from the first key pressed to the last result, beside as many separate `python train.py` calls.
+"""How long a sweep takes from start to last result, beside as many separate `python train.py` calls.
 
     python benchmarks/sweep.py [--jobs 12] [--steps 60] [--to benchmarks/results/sweep.json]
 

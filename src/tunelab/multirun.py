@@ -63,7 +63,9 @@ def finish(returns: Sequence[JobReturn]) -> Sequence[JobReturn]:
     """
     failed = [" ".join(each.overrides or ()) for each in returns if each.status is JobStatus.FAILED]
     if failed:
-        raise TunelabError(f"{len(failed)} of {len(returns)} jobs did not finish: {'; '.join(failed)}.")
+        raise TunelabError(
+            f"{len(failed)} of {len(returns)} jobs did not finish: {', '.join(failed)}; why is in their summary.json."
+        )
     return returns
 
 
@@ -136,6 +138,7 @@ def _of_job(overrides: Sequence[str], problem: str) -> str:
 
 def _as_return(job: Job, outcome: Outcome) -> JobReturn:
     done = outcome.status is Status.finished
-    result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
+    swept = [f"{key}={value}" for key, value in job.axes.items()]
+    result = JobReturn(overrides=swept, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
     result.return_value = outcome.metrics if done else TunelabError(f"{job.label}: {outcome.reason}")
     return result

@@ -1,11 +1,13 @@
 """The parts of a sweep that start nothing: names of jobs, places, the index, the best job, what is kept of a model."""
 
+import io
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tunelab.config import Rerun, RunConfig, SweepConfig, TrainerConfig
 from tunelab.errors import ConfigError
@@ -189,10 +191,27 @@ def test_the_screen_has_a_line_for_each_job_that_ends(capsys: pytest.CaptureFixt
         screen(running | {second.id: Outcome(Status.finished, None, {"test/loss": 0.5}, 61)}, {})
         assert "1 waiting" in screen.headline()
         assert "best test/loss 0.5 (seed=2) · 01:01 left" in screen.headline()
-        screen(running | {second.id: Outcome(Status.finished), third.id: Outcome(Status.failed, "it broke", {}, 1)}, {})
+        screen({third.id: Outcome(Status.failed, "it broke", {}, 1)}, {})
     lines = capsys.readouterr().out.splitlines()
-    assert lines == ["[2/3] finished: seed=2 (01:01) test/loss 0.5", "[3/3] failed: seed=3 (00:01) it broke"]
+    assert lines == [
+        "[2/3] finished: seed=2 (01:01) test/loss 0.5",
+        "[3/3] failed: seed=3 (00:01) it broke",
+        "2 finished · 1 failed · best test/loss 0.5 (seed=2)",
+    ]
     assert clock(3661) == "01:01:01"
+
+
+def test_the_screen_is_a_table_in_a_terminal():
+    first, second = jobs = some_jobs(1, 2)
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, color_system=None, width=100)
+    with Screen(jobs, {}, 1, "test/loss", console) as screen:
+        done = Outcome(Status.finished, None, {"test/loss": 0.25, "test/exact_match": 1.0}, 12)
+        screen({first.id: done, second.id: Outcome(Status.running)}, {second.id: 5.0})
+    last = [line.split() for line in shown.getvalue().split("status")[-1].splitlines()]
+    assert ["finished", "seed=1", "00:12", "test/loss", "0.25"] in last
+    assert ["running", "seed=2", "00:05"] in last
+    assert "1 running · 1 finished · best test/loss 0.25 (seed=1) · 00:07 left" in shown.getvalue()
 
 
 def test_what_a_model_showed_survives_the_disk_to_the_last_bit():

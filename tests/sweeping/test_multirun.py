@@ -9,6 +9,7 @@ import pytest
 from sweeping_runs import jobs_of, summary_of
 
 from tunelab import cli, sharing
+from tunelab.compose import dump_config
 from tunelab.config import mark_read
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
@@ -60,6 +61,13 @@ def test_other_commands_are_refused(monkeypatch: pytest.MonkeyPatch, sweep, capf
         cli.main()
     assert ended.value.code == 1
     assert "are for python train.py" in capfd.readouterr().err
+
+
+def test_a_saved_configuration_is_swept_the_same_way(sweep, compose_config, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(dump_config(compose_config()), encoding="utf-8")
+    done = sweep("--config-path", str(tmp_path), "--config-name", "config", "seed=1,-2", tiny=False)
+    assert done.returncode == 1
+    assert "(of the job seed=-2; none was started)" in done.stderr
 
 
 BASE = ("evaluation.base=true",)

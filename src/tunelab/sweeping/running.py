@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import Rerun, RunConfig, SweepConfig
 from tunelab.errors import Interrupted
@@ -41,12 +43,13 @@ def run_jobs(
     workers = limits.machine.workers if limits else 1
     print(f"sweep {folder.path}: {len(jobs)} jobs, {len(left)} to run, {workers} at a time", flush=True)
     try:
-        with Screen(jobs, earlier, workers, metric) as screen:
+        # jobs in this process print to this terminal
+        console = Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True) if in_process else None
+        with Screen(jobs, earlier, workers, metric, console) as screen:
             if limits is not None:
                 outcomes = Pool(folder, limits, screen).run(left)
             else:
                 outcomes = _run_here(folder, left, rerun is Rerun.all, screen)
-        print(screen.headline())
     except Interrupted:
         print("the sweep was stopped; the same command goes on with what is left", file=sys.stderr)
         raise

@@ -19,13 +19,20 @@ NUM_ENDED = 8  # rows of jobs that have ended
 class Screen:
     """Shows the jobs of a sweep. `earlier`: outcomes of those that need not run; `metric`: as `sweep.metric`."""
 
-    def __init__(self, jobs: Sequence[Job], earlier: Mapping[str, Outcome], workers: int, metric: str | None) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        earlier: Mapping[str, Outcome],
+        workers: int,
+        metric: str | None,
+        console: Console | None = None,
+    ) -> None:
         self._jobs = {job.id: job for job in jobs}
         self._outcomes = dict(earlier)
         self._num_earlier, self._workers, self._metric = len(earlier), workers, metric
         self._ended: list[str] = []
         self._seconds: Mapping[str, float] = {}
-        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
     def __enter__(self) -> "Screen":
@@ -36,6 +43,8 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+        else:
+            self._console.print(self.headline())
 
     def __call__(self, outcomes: Mapping[str, Outcome], seconds: Mapping[str, float]) -> None:
         """Show `outcomes`; `seconds` are those that the running jobs have taken so far."""
