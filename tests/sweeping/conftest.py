@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.config_store import ConfigStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,8 +20,8 @@ def sweep(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny_overrides: list[str]
 ) -> Sweep:
     """Type a sweep over the smallest runs, in `tmp_path`; `tiny=False`: over the embedded model and data."""
-    for name in ("HYDRA_FULL_ERROR", "OMP_NUM_THREADS"):  # set by the command: taken back afterwards
-        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: taken back afterwards
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the same, and bits depend on it
     monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     monkeypatch.chdir(tmp_path)
 

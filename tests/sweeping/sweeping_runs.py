@@ -26,6 +26,12 @@ def adapter_of(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+def steps_done(folder: Path) -> int:
+    """Lines of metrics so far."""
+    metrics = folder / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
+
+
 def once(condition: Callable[[], bool], action: Callable[[], None], limit: float = 60) -> threading.Thread:
     """Do `action` in another thread as soon as `condition` holds."""
 

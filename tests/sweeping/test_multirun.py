@@ -2,11 +2,12 @@
 
 import json
 import runpy
+import signal
 import sys
 from pathlib import Path
 
 import pytest
-from sweeping_runs import jobs_of, summary_of
+from sweeping_runs import jobs_of, once, signal_self, steps_done, summary_of
 
 from tunelab import cli, sharing
 from tunelab.compose import dump_config
@@ -91,6 +92,18 @@ def test_one_process_gives_the_bits_of_several_and_loads_the_base_once(
         mark_read(config, "output_dir", "resume", "name")
         fine_tune(config, alone, [])
         assert files(folder / "adapter") == files(alone.adapter)
+
+
+def test_a_signal_stops_the_sweep_of_one_process_too(sweep, tmp_path: Path):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), lambda: signal_self(signal.SIGTERM))
+    arguments = ("sweep.name=mine", "trainer.max_steps=30", "trainer.val_every_steps=30", "seed=1,2")
+    done = sweep(*HERE, *arguments)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in done.stderr
+    assert [summary_of(folder)["status"] for folder in mine.glob("seed-*")] == ["interrupted"]
+    assert sweep(*HERE, *arguments).returncode == 0
+    assert {summary_of(folder)["status"] for folder in jobs_of(tmp_path).values()} == {"finished"}
 
 
 def files(folder: Path) -> dict[str, bytes]:

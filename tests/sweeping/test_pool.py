@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, summary_of
+from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, steps_done, summary_of
 
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
@@ -20,11 +20,6 @@ from tunelab.run import RunFolder
 REPOSITORY = Path(__file__).resolve().parents[2]
 ONE_AT_A_TIME = ("sweep.workers=1", "sweep.name=mine")
 LONG = ("trainer.max_steps=2000", "trainer.val_every_steps=2000", "trainer.checkpoint_every_steps=5")
-
-
-def steps_done(folder: Path) -> int:
-    metrics = folder / "metrics.jsonl"
-    return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
 
 
 def test_a_job_is_the_run_of_its_configuration_bit_for_bit(sweep, tiny_config, tmp_path: Path):
