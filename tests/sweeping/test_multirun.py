@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sweeping_runs
 from sweeping_runs import jobs_of, once, signal_self, steps_done, summary_of
 
 from tunelab import cli, sharing
@@ -14,6 +15,8 @@ from tunelab.compose import dump_config
 from tunelab.config import mark_read
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
+
+sweep = sweeping_runs.sweep
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sweeping_runs
 import torch
 from safetensors.torch import load_file
 from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, steps_done, summary_of
@@ -16,6 +17,8 @@ from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, step
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
 from tunelab.run import RunFolder
+
+sweep = sweeping_runs.sweep
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ONE_AT_A_TIME = ("sweep.workers=1", "sweep.name=mine")
