@@ -40,6 +40,8 @@ defaults:
   - run_schema
   - override hydra/hydra_logging: none
   - override hydra/job_logging: none
+  - override hydra/sweeper: grid
+  - override hydra/launcher: pool
   - _self_
 hydra:
   run: {dir: .}

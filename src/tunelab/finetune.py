@@ -37,6 +37,7 @@ from tunelab.model.saving import export_model
 from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
 from tunelab.outcome import (
+    TEST,
     Measured,
     all_results,
     keep,
@@ -47,6 +48,7 @@ from tunelab.outcome import (
 )
 from tunelab.run import RunFolder, recorded
 from tunelab.session import Session, open_loggers, open_session
+from tunelab.sharing import Shared, SharedBase, base_copy, observe_base
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
     OrderlyStop,
@@ -66,9 +68,15 @@ from tunelab.training.trainer import build_trainer
 
 
 def fine_tune(
-    config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool = False
+    config: RunConfig,
+    folder: RunFolder,
+    overrides: Sequence[str],
+    resuming: bool = False,
+    shared: Shared | None = None,
 ) -> dict[str, float]:
     """Run everything `config` asks for and leave the result in `folder`; return the final metrics.
+
+    `shared` is what other runs of a sweep have done already; it changes no result.
 
     Raises:
         TunelabError: the run cannot be done as asked, or training diverged; summary.json says why.
@@ -83,11 +91,11 @@ def fine_tune(
             session = open_session(config, folder, overrides, console, resuming)
             loggers = open_loggers(session)
         with folder.stage("load"):
-            base_model = _load_base(session)
+            base_model = _load_base(session, shared)
             measure = prove_shortcuts(config, session.prepared, base_model, console)
         if is_main:
             folder.write_json("doctor.json", measure.diagnosis.to_dict())
-        base = _measure_base(session, base_model, measure)  # now: some adapters change the base when they are attached
+        base = _measure_base(session, base_model, measure, shared)  # before an adapter may change it
         model = _attach(session, base_model)
         with folder.stage("train"):
             best_step = _train(session, model, measure, loggers)
@@ -96,9 +104,9 @@ def fine_tune(
         return _conclude(session, model, measure, loggers, base, best_step)
 
 
-def _load_base(session: Session) -> PreTrainedModel:
+def _load_base(session: Session, shared: Shared | None) -> PreTrainedModel:
     config = session.config
-    base = load_base_model(config.model, session.prepared.device)
+    base = base_copy(shared, session) if shared else load_base_model(config.model, session.prepared.device)
     if config.trainer.gradient_checkpointing:
         enable_checkpointing(base)
     base = ready_for_adapter(base)
@@ -143,12 +151,21 @@ def _make_adapter(session: Session, base: PreTrainedModel) -> CausalLM:
     return attach_same_adapter(base, adapter, session.config.seed, start)
 
 
-def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement) -> Measured:
+def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement, shared: Shared | None) -> Measured:
     if not (session.config.evaluation.base and session.is_main and session.prepared.is_measured):
         return {}
     status = session.console.status("measuring the base model")
+    parts = measure.parts(TEST, session.prepared.data.test)
     with session.folder.stage("evaluate_base"), status:
-        base = measure_all(measure, model, session.prepared.data.test)
+        seen = {
+            name: observe_base(shared, session, *part, model) if shared else SharedBase()
+            for name, part in parts.items()
+        }
+        base = {name: on(model, examples, seen[name].observations) for name, (on, examples) in parts.items()}
+    measured_by = next((each.measured_by for each in seen.values() if each.measured_by), None)
+    if measured_by:
+        session.folder.summary.facts["base_measured_by"] = measured_by
+        session.console.print(f"the base model was measured by {measured_by}, on the same data in the same way")
     keep(session.folder, all_results({}, base))
     return base
 

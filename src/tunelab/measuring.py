@@ -9,8 +9,16 @@ from rich.console import Console
 from tunelab.config import EvaluationConfig, RunConfig
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.copying import trained_texts
-from tunelab.evaluation.evaluating import Prediction, SplitEvaluation, SplitSettings, evaluate_split, predict
+from tunelab.evaluation.evaluating import (
+    Prediction,
+    SplitEvaluation,
+    SplitSettings,
+    evaluate_split,
+    observe,
+    predict,
+)
 from tunelab.evaluation.harness.tasks import Tasks
+from tunelab.evaluation.observing import Observations
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
 from tunelab.model.generation import completion_ends
@@ -32,15 +40,40 @@ class Measurement:
     config: EvaluationConfig
     ends: tuple[int, ...]  # ids at which completions end
 
-    def __call__(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> SplitEvaluation:
-        """Loss, completions and scores of `model` on `examples`."""
+    def __call__(
+        self, model: CausalLM, examples: Sequence[EvaluationExample], observed: Observations | None = None
+    ) -> SplitEvaluation:
+        """Loss, completions and scores of `model` on `examples`; `observed` stands for running it on them."""
         with autocast(self.prepared.precision, self.prepared.device):
-            return evaluate_split(model, self.prepared.tokenizer, examples, self._settings(model))
+            return evaluate_split(model, self.prepared.tokenizer, examples, self._settings(model), observed)
+
+    def observe(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> Observations:
+        """What `model` shows on `examples`, before it is scored."""
+        with autocast(self.prepared.precision, self.prepared.device):
+            return observe(model, self.prepared.tokenizer, examples, self._settings(model))
 
     def on_tasks(self, model: CausalLM, tasks: Tasks) -> SplitEvaluation:
         """What lm-evaluation-harness finds."""
         with autocast(self.prepared.precision, self.prepared.device):
             return tasks.measure(model, self.prepared.tokenizer, self._settings(model))
+
+    def parts(
+        self, split: str, examples: Sequence[EvaluationExample]
+    ) -> "dict[str, tuple[Measurement, Sequence[EvaluationExample]]]":
+        """What a model is measured on by name, and how: the split, where it has examples, and every extra set."""
+        sets = {each.name: (replace(self, config=each.measures), each.examples) for each in self.prepared.sets}
+        return ({split: (self, examples)} if examples else {}) | sets
+
+    def answer_figures(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> dict[str, float]:
+        """The metrics of completions (one an example) and of choices, with neither counts nor those of the loss."""
+        config = replace(self.config, num_samples=1, max_examples=None)
+        found = replace(self, config=config)(model, examples)
+        return {each.name: found.metrics[each.name] for each in found.scores if each.name in found.metrics}
+
+    def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
+        """Completions of `model` for `examples`, scored."""
+        with autocast(self.prepared.precision, self.prepared.device):
+            return predict(model, self.prepared.tokenizer, examples, config=self.config, end_token_ids=self.ends)
 
     def _settings(self, model: CausalLM) -> SplitSettings:
         prepared = self.prepared
@@ -53,22 +86,6 @@ class Measurement:
             end_token_ids=self.ends,
             train_texts=partial(trained_texts, prepared.data.train, prepared.tokenizer),
         )
-
-    def on_sets(self, model: CausalLM) -> dict[str, SplitEvaluation]:
-        """The same on every extra set, each as it asks to be measured; by name."""
-        sets = self.prepared.sets
-        return {each.name: replace(self, config=each.measures)(model, each.examples) for each in sets}
-
-    def answer_figures(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> dict[str, float]:
-        """The metrics of completions (one an example) and of choices, with neither counts nor those of the loss."""
-        config = replace(self.config, num_samples=1, max_examples=None)
-        found = replace(self, config=config)(model, examples)
-        return {each.name: found.metrics[each.name] for each in found.scores if each.name in found.metrics}
-
-    def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
-        """Completions of `model` for `examples`, scored."""
-        with autocast(self.prepared.precision, self.prepared.device):
-            return predict(model, self.prepared.tokenizer, examples, config=self.config, end_token_ids=self.ends)
 
 
 def prove_shortcuts(config: RunConfig, prepared: Prepared, model: CausalLM, console: Console) -> Measurement:

@@ -24,8 +24,7 @@ def measure_all(
     measure: Measurement, model: CausalLM, examples: Sequence[EvaluationExample], split: str = TEST
 ) -> dict[str, SplitEvaluation]:
     """`model` on the examples of the split, where it has some, and on every extra set."""
-    on_split = {split: measure(model, examples)} if examples else {}
-    return on_split | measure.on_sets(model)
+    return {name: on(model, rows) for name, (on, rows) in measure.parts(split, examples).items()}
 
 
 def all_results(tuned: Measured, base: Measured) -> dict[str, dict[str, Any]]:

@@ -127,6 +127,11 @@ def _facts(start: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def machine_facts() -> dict[str, Any]:
+    """What the last bit of a computation may depend on besides the code and its inputs."""
+    return {"hardware": _hardware(), "packages": {name: _version(name) for name in PACKAGES}}
+
+
 def _git() -> dict[str, Any] | None:
     """Commit and uncommitted changes of the code in use; None where it is not a git checkout."""
 

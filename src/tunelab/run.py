@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import errno
 import hashlib
 import itertools
 import json
@@ -15,16 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from tunelab import atomic
 from tunelab.config import RunConfig, to_plain
 from tunelab.errors import ConfigError, Interrupted, TunelabError, storage_problem
+from tunelab.locking import held
 from tunelab.process import interruptible
 
 SCHEMA_VERSION = 1
 LOCK_FILE = ".lock"  # stays; what is held is the system's lock on it, which ends with the process
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of network file systems
 
 
 @dataclass(slots=True)
@@ -96,20 +93,12 @@ class RunFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        lock = FileLock(self.path / LOCK_FILE, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ConfigError(
-                f"resume: another process is writing to {str(self.path)!r}; wait for its end, or stop it first."
-            ) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-        try:
+        with held(self.path / LOCK_FILE) as mine:
+            if not mine:
+                raise ConfigError(
+                    f"resume: another process is writing to {str(self.path)!r}; wait for its end, or stop it first."
+                )
             yield
-        finally:
-            lock.release()
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Generator[None]:
@@ -173,9 +162,9 @@ def resumable(overrides: Sequence[str]) -> list[str]:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Eight hexadecimal digits that differ where anything but the output folder or the resume differs."""
+    """Eight hexadecimal digits that differ where anything but the output folder, the resume or the sweep differs."""
     plain = to_plain(config)
-    del plain["output_dir"], plain["resume"]
+    del plain["output_dir"], plain["resume"], plain["sweep"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 

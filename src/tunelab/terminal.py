@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import transformers
 from rich.console import Console
@@ -32,9 +32,12 @@ class RunConsole(Console):
         self._log = None
         if log is not None and not quiet:
             file = log.open("a", encoding="utf-8", buffering=1)
-            self._log = Console(
-                file=file, width=PLAIN_WIDTH, highlight=False, markup=False, no_color=True, force_terminal=False
-            )
+            if _prints_to(file):  # a job of a sweep
+                file.close()
+            else:
+                self._log = Console(
+                    file=file, width=PLAIN_WIDTH, highlight=False, markup=False, no_color=True, force_terminal=False
+                )
 
     def close(self) -> None:
         """Close the log; what is printed afterwards shows here only."""
@@ -56,6 +59,14 @@ class RunConsole(Console):
             self._log.print(*objects, **options)
 
 
+def _prints_to(file: TextIO) -> bool:
+    """Whether standard output is this very file."""
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), file.fileno())
+    except (OSError, ValueError):  # standard output that is no file, or closed
+        return False
+
+
 def quiet_libraries() -> None:
     """Keep the chatter of the libraries underneath off the screen; their warnings still come through."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -71,7 +82,8 @@ def quiet_libraries() -> None:
 def config_tree(config: RunConfig) -> Tree:
     """The configuration, sections as branches; what is null or empty is left out."""
     tree = Tree(Text("configuration (null and empty values are left out; config.yaml has all)", style="bold"))
-    _grow(tree, _without_nothing(to_plain(config)))
+    own = {key: value for key, value in to_plain(config).items() if key != "sweep"}  # which no run reads
+    _grow(tree, _without_nothing(own))
     return tree
 
 

@@ -1,6 +1,10 @@
 """One run in several processes: starts them on the saved configuration, and is what they run. Hydra stays outside."""
 
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 
 from tunelab.compose import load_config
@@ -9,12 +13,15 @@ from tunelab.errors import ConfigError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
 from tunelab.process import mend_streams
 from tunelab.run import RunFolder, open_run_folder, recorded, resumable
+from tunelab.sharing import Shared
 from tunelab.training.launcher import inside_torchrun, launch, process_rank
 from tunelab.training.trainer import resolve_device
 
 
-def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool) -> None:
-    """Train here, or on `trainer.devices` devices of this machine.
+def train_run(
+    config: RunConfig, folder: RunFolder, overrides: Sequence[str], resuming: bool, shared: Shared | None = None
+) -> None:
+    """Train here, or on `trainer.devices` devices of this machine, which share nothing with other runs.
 
     Raises:
         TunelabError: the run cannot be done as asked, or one of the processes failed.
@@ -23,7 +30,7 @@ def train_run(config: RunConfig, folder: RunFolder, overrides: Sequence[str], re
     if inside_torchrun():
         raise ConfigError("trainer.devices: start with plain python train.py trainer.devices=<n>, without torchrun.")
     if config.trainer.devices == 1:
-        fine_tune(config, folder, overrides, resuming)
+        fine_tune(config, folder, overrides, resuming, shared)
         return
     before = folder.read_summary()
     arguments = [str(folder.path), "resume" if resuming else "start", *overrides]
@@ -54,6 +61,14 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
         sys.exit(error.exit_code)
 
 
+def _end_with_the_parent(parent: int) -> None:
+    """Where the process that started this one is gone without a word, nobody would stop it or hear of its end."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     mend_streams()
+    threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
     main(sys.argv[1], sys.argv[2] == "resume", sys.argv[3:])

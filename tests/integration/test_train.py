@@ -569,7 +569,7 @@ def train_py(monkeypatch: pytest.MonkeyPatch):
     def call(*arguments: str) -> dict[str, Any]:
         seen: dict[str, Any] = {}
 
-        def instead(config: RunConfig, folder: RunFolder, overrides: Any, resuming: bool) -> None:
+        def instead(config: RunConfig, folder: RunFolder, overrides: Any, resuming: bool, shared: Any = None) -> None:
             seen.update(config=config, folder=folder, resuming=resuming)
             _ = config.seed  # by the training itself
             keys = [override for override in overrides if "." not in override.partition("=")[0]]
@@ -642,7 +642,7 @@ def test_a_process_of_several_takes_the_keys_of_the_run_for_used(
 ):
     seen: list[str] = []
 
-    def instead(config: RunConfig, folder: RunFolder, overrides: Any, resuming: bool) -> None:
+    def instead(config: RunConfig, folder: RunFolder, overrides: Any, resuming: bool, shared: Any = None) -> None:
         _ = config.seed  # by the training itself
         refuse_unread_keys(config, overrides)
         seen.append(typed)

@@ -63,6 +63,10 @@ from tunelab.config.sets import (
     EvaluationSetConfig,
     SetMeasures,
 )
+from tunelab.config.sweep import (
+    Rerun,
+    SweepConfig,
+)
 from tunelab.config.training import (
     Accelerator,
     DecayShape,
@@ -108,6 +112,7 @@ __all__ = [
     "Quantization",
     "RatingsConfig",
     "ReportConfig",
+    "Rerun",
     "ReviewConfig",
     "RunConfig",
     "Schedule",
@@ -115,6 +120,7 @@ __all__ = [
     "SetMeasures",
     "Split",
     "SubjectConfig",
+    "SweepConfig",
     "TagsConfig",
     "TrainOn",
     "TrainerConfig",

@@ -11,6 +11,7 @@ from tunelab.config.evaluation import EvaluationConfig
 from tunelab.config.harness import HarnessConfig
 from tunelab.config.model import DType, ModelConfig
 from tunelab.config.section import MISSING, Section, require, to_plain
+from tunelab.config.sweep import SweepConfig
 from tunelab.config.training import ObjectiveConfig, OptimConfig, TrainerConfig
 from tunelab.errors import ConfigError
 
@@ -31,6 +32,7 @@ class RunConfig(Section):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: dict[str, Any] = field(default_factory=dict)  # name → `_target_: pytorch_lightning.loggers.…`
+    sweep: SweepConfig = field(default_factory=SweepConfig)  # with -m
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)

@@ -17,6 +17,7 @@ from tunelab.evaluation.copying import with_copies
 from tunelab.evaluation.generating import inference
 from tunelab.evaluation.metrics import REGISTRY, Answer, Chosen, Metric, chosen_choice_metrics, chosen_metrics
 from tunelab.evaluation.metrics.token_level import token_level_scores
+from tunelab.evaluation.observing import Observations
 from tunelab.evaluation.scores import Estimate, Scores, estimates, score_answers
 from tunelab.evaluation.scoring import parse_object
 from tunelab.evaluation.statistics import Floats
@@ -85,10 +86,29 @@ class SplitSettings:
     train_texts: Callable[[], Iterable[str]] | None = None
 
 
-def evaluate_split(
+def observe(
     model: torch.nn.Module, tokenizer: Any, examples: Sequence[EvaluationExample], settings: SplitSettings
+) -> Observations:
+    """Run `model` on `examples`, the first `config.max_examples` of them. It is in eval mode meanwhile."""
+    config, pad = settings.config, pad_token_id(tokenizer)
+    examples = examples[: config.max_examples]
+    sums = example_sums(model, examples, settings, pad)
+    choices = _choices(model, examples, settings, pad) if chosen_choice_metrics(config) else []
+    if not config.generate:
+        return Observations(sums, choices, [])
+    chosen = chosen_metrics(config, [example.response for example in examples])
+    samples = complete(model, tokenizer, examples, chosen, config, settings.end_token_ids)
+    return Observations(sums, choices, samples)
+
+
+def evaluate_split(
+    model: torch.nn.Module,
+    tokenizer: Any,
+    examples: Sequence[EvaluationExample],
+    settings: SplitSettings,
+    observed: Observations | None = None,
 ) -> SplitEvaluation:
-    """Measure `model` on `examples`, the first `config.max_examples` of them.
+    """Measure `model` on `examples`, the first `config.max_examples` of them; `observed` stands for running it on them.
 
     Metrics: `num_examples`, `num_supervised_tokens`; `loss` (nats per supervised token), `perplexity` (inf
     where it exceeds a float), `token_accuracy`; where `config.generate` also those of `config.metrics`, with
@@ -98,18 +118,17 @@ def evaluate_split(
     """
     config = settings.config
     examples = examples[: config.max_examples]
-    sums = example_sums(model, examples, settings, pad_token_id(tokenizer))
+    seen = observed or observe(model, tokenizer, examples, settings)
+    sums, choices, samples = seen.sums, seen.choices, seen.samples
     metrics = {"num_examples": float(len(examples)), "num_supervised_tokens": float(sums[:, 1].sum())}
     scores, predictions, chosen = token_level_scores(sums), list[Prediction](), list[Metric]()
     choice_metrics = chosen_choice_metrics(config)
-    choices = _choices(model, examples, settings, pad_token_id(tokenizer)) if choice_metrics else []
     tables = _tables(choice_metrics, choices)
     if any(each is not None for each in choices):
         metrics |= _choice_counts(examples, choices)
         scores += score_answers(choice_metrics, choices)
     if config.generate:
         chosen = chosen_metrics(config, [example.response for example in examples])
-        samples = complete(model, tokenizer, examples, chosen, config, settings.end_token_ids)
         answers = first_samples(samples)
         if settings.train_texts and any(metric.needs_train for metric in chosen):
             answers = with_copies(answers, settings.train_texts())

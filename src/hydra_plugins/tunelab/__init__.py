@@ -1,0 +1,86 @@
+"""Hydra's view of `python train.py -m`: its sweeper and its launchers. Hydra takes plugins from this namespace only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class GridSweeperConf(BasicSweeperConf):
+    """The settings of Hydra's own sweeper: `params` are swept besides what is typed."""
+
+    _target_: str = "hydra_plugins.tunelab.GridSweeper"
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of the values, all of them composed and checked before the first job starts."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the jobs, and end with an error where one has failed."""
+        from tunelab.multirun import finish, require_jobs
+
+        assert self.hydra_context is not None
+        assert self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs = [job for batch in self.split_arguments(overrides, self.max_batch_size) for job in batch]
+        require_jobs(jobs, any(override.is_sweep_override() for override in overrides))
+        return finish(self.launcher.launch(jobs, initial_job_idx=0))
+
+
+@dataclass
+class PoolConf:
+    """Each job in a process of its own, several at a time."""
+
+    _target_: str = "hydra_plugins.tunelab.PoolLauncher"
+
+
+@dataclass
+class InProcessConf:
+    """One job after another in this process, which loads the base model once."""
+
+    _target_: str = "hydra_plugins.tunelab.InProcessLauncher"
+
+
+class _TunelabLauncher(Launcher):
+    """What both launchers are told by Hydra."""
+
+    def __init__(self) -> None:
+        self.config: DictConfig | None = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what composing needs; the task is always a training run."""
+        del task_function
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Compose all jobs, then run them; a failed job has its error as the return value."""
+        from tunelab.multirun import run_sweep
+
+        del initial_job_idx  # jobs are named by their content
+        assert self.hydra_context is not None
+        assert self.config is not None
+        in_process = isinstance(self, InProcessLauncher)
+        return run_sweep(self.hydra_context.config_loader, self.config, job_overrides, in_process)
+
+
+class PoolLauncher(_TunelabLauncher):
+    """hydra/launcher=pool"""
+
+
+class InProcessLauncher(_TunelabLauncher):
+    """hydra/launcher=in_process"""
+
+
+for _name, _node in (("pool", PoolConf), ("in_process", InProcessConf)):
+    ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_node, provider="tunelab")
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="tunelab")

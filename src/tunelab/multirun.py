@@ -1,0 +1,144 @@
+"""`python train.py -m`: from what was typed to composed and checked jobs, and from their results to the exit code."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from tunelab.compose import explain_hydra_error, to_config
+from tunelab.config import RunConfig
+from tunelab.errors import ConfigError, TunelabError
+from tunelab.sweeping.folder import Outcome, Status, SweepFolder
+from tunelab.sweeping.jobs import Job, key_of, make_jobs, sweep_name
+from tunelab.sweeping.running import run_jobs
+
+EXAMPLE = "python train.py -m peft=lora,dora seed=1,2,3"
+
+
+def require_jobs(jobs: Sequence[Sequence[str]], sweeps: bool) -> None:
+    """Raise a ConfigError where there is nothing to sweep over."""
+    if not jobs or not sweeps:
+        found = "an empty list of values" if sweeps else "none"
+        raise ConfigError(
+            f"-m: expected a key with several values ({EXAMPLE}), found {found}; set one, or leave -m out."
+        )
+
+
+def run_sweep(
+    loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]], in_process: bool
+) -> list[JobReturn]:
+    """Compose and check all jobs, then run those that have to run; a result for each, in order.
+
+    Raises:
+        ConfigError: a job cannot be composed, or the sweep cannot be done as asked; nothing was started or written.
+        Interrupted: a signal came.
+    """
+    configs = compose_jobs(loader, master, overrides)
+    axes = swept_keys(master)
+    jobs, num_equal = make_jobs(configs, overrides, axes)
+    settings = configs[0].sweep
+    name = settings.name or sweep_name(configs[0].name, axes, unswept(master))
+    folder = SweepFolder(Path(configs[0].output_dir) / "sweeps" / name)
+    if num_equal:
+        print(f"{num_equal} of {len(configs)} jobs are the same as others of them: run once")
+    typed = [str(each) for each in master.hydra.overrides.task]
+    outcomes = run_jobs(jobs, folder, axes=axes, typed=typed, settings=settings, in_process=in_process)
+    return [_as_return(job, outcomes[job.id]) for job in jobs]
+
+
+def finish(returns: Sequence[JobReturn]) -> Sequence[JobReturn]:
+    """The results.
+
+    Raises:
+        TunelabError: jobs have failed; it names them.
+    """
+    failed = [" ".join(each.overrides or ()) for each in returns if each.status is JobStatus.FAILED]
+    if failed:
+        raise TunelabError(
+            f"{len(failed)} of {len(returns)} jobs did not finish: {', '.join(failed)}; why is in their summary.json."
+        )
+    return returns
+
+
+def compose_jobs(loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]]) -> list[RunConfig]:
+    """The configuration of each job. Hydra composes each choice of groups once; values are set on copies, as it would.
+
+    Raises:
+        ConfigError: a job cannot be composed, or breaks a rule of the schema; the message names the job.
+    """
+    assert isinstance(loader, ConfigLoaderImpl)
+    parser = OverridesParser.create(config_loader=loader)
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    configs: list[RunConfig] = []
+    for job in overrides:
+        try:
+            parsed = parser.parse_overrides(list(job))
+            groups = tuple(each.input_line or "" for each in parsed if _is_group(loader, each))
+            if groups not in composed:
+                composed[groups] = _without_hydra(loader.load_sweep_config(master, list(groups)))
+                _require_training(composed[groups])
+            node = copy.deepcopy(composed[groups])
+            values = [each for each in parsed if not _is_group(loader, each)]
+            ConfigLoaderImpl._apply_overrides_to_config(values, node)  # pyright: ignore[reportPrivateUsage]
+            configs.append(to_config(node, RunConfig))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_of_job(job, explain_hydra_error(error, RunConfig))) from error
+        except ConfigError as error:
+            raise ConfigError(_of_job(job, str(error))) from error
+    return configs
+
+
+def swept_keys(master: DictConfig) -> list[str]:
+    """The keys that were given several values, in the order typed."""
+    params = master.hydra.sweeper.get("params") or {}
+    typed = [*(f"{key}={value}" for key, value in params.items()), *master.hydra.overrides.task]
+    parsed = OverridesParser.create().parse_overrides(typed)
+    return list(dict.fromkeys(key_of(each.input_line or "") for each in parsed if each.is_sweep_override()))
+
+
+def unswept(master: DictConfig) -> dict[str, Any]:
+    """The configuration as it is without what is swept, in plain data; where results go is left out."""
+    plain = OmegaConf.to_container(_without_hydra(master), resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in ("output_dir", "sweep", "resume")}
+
+
+def _is_group(loader: ConfigLoaderImpl, override: Override) -> bool:
+    """As Hydra decides it."""
+    return loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+
+
+def _without_hydra(node: DictConfig) -> DictConfig:
+    own = copy.deepcopy(node)
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    return own
+
+
+def _require_training(node: DictConfig) -> None:
+    """Another command's configuration may be a run's too, with more."""
+    if OmegaConf.get_type(node) is not RunConfig:
+        raise ConfigError(
+            "hydra/launcher: pool and in_process are for python train.py, found another command; remove it."
+        )
+
+
+def _of_job(overrides: Sequence[str], problem: str) -> str:
+    return f"{problem} (of the job {' '.join(overrides)}; none was started)"
+
+
+def _as_return(job: Job, outcome: Outcome) -> JobReturn:
+    done = outcome.status is Status.finished
+    swept = [f"{key}={value}" for key, value in job.axes.items()]
+    result = JobReturn(overrides=swept, status=JobStatus.COMPLETED if done else JobStatus.FAILED)
+    result.return_value = outcome.metrics if done else TunelabError(f"{job.label}: {outcome.reason}")
+    return result

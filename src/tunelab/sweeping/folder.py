@@ -1,0 +1,122 @@
+"""The folder of a sweep: its index sweep.json, and what became of each job so far."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from tunelab import atomic
+from tunelab.config import Rerun
+from tunelab.errors import ConfigError
+from tunelab.locking import held
+from tunelab.run import RunFolder
+from tunelab.sweeping.jobs import Job
+
+INDEX = "sweep.json"
+CLAIM = ".sweep.lock"  # in a job's folder: held by the sweep that runs it; the system frees it, however that ends
+SCHEMA_VERSION = 1
+
+
+class Status(Enum):
+    """What became of a job. `elsewhere`: another sweep is running it."""
+
+    waiting = "waiting"
+    running = "running"
+    elsewhere = "elsewhere"
+    finished = "finished"
+    failed = "failed"
+    interrupted = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job has left in its folder."""
+
+    status: Status
+    reason: str | None = None
+    metrics: Mapping[str, float | None] | None = None
+    seconds: float | None = None
+
+
+class SweepFolder:
+    """One sweep on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def job(self, job: Job) -> RunFolder:
+        """The folder of a job, made by an earlier sweep or yet to be made."""
+        earlier = sorted(self.path.glob(f"*_{job.id}"))
+        return RunFolder(earlier[0] if earlier else self.path / job.folder_name)
+
+    def outcome(self, job: Job) -> Outcome:
+        """What a job has left so far; `waiting` where it has not run, or was killed half-way."""
+        summary = self.job(job).read_summary()
+        status = summary.get("status")
+        if status is None:
+            return Outcome(Status.waiting)
+        return Outcome(
+            Status(status),
+            summary.get("reason"),
+            summary.get("metrics", {}),
+            summary.get("times_seconds", {}).get("total"),
+        )
+
+    def to_run(self, jobs: Sequence[Job], rerun: Rerun) -> list[Job]:
+        """Those that the command has to run."""
+        again = {Rerun.failed: (Status.failed,), Rerun.all: tuple(Status), Rerun.none: ()}[rerun]
+        missing = (Status.waiting, Status.interrupted)
+        return [job for job in jobs if self.outcome(job).status in (*missing, *again)]
+
+    def record(self, jobs: Sequence[Job], axes: Sequence[str], command: Sequence[str]) -> None:
+        """Write what was asked into sweep.json, beside what was asked before.
+
+        Raises:
+            ConfigError: the folder cannot be made, or its index was damaged.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with held(self.path / ".lock", timeout=60):
+                index = self._read()
+                old = {entry["id"]: entry for entry in index.get("jobs", [])}
+                new = {job.id: self._entry(job) for job in jobs}
+                values = index.get("axes", {})
+                for axis in axes:
+                    seen = [*values.get(axis, []), *(job.axes[axis] for job in jobs)]
+                    values[axis] = list(dict.fromkeys(seen))
+                commands = [*index.get("commands", []), list(command)]
+                content = {
+                    "schema_version": SCHEMA_VERSION,
+                    "name": self.path.name,
+                    "commands": [list(each) for each in dict.fromkeys(map(tuple, commands))],
+                    "axes": values,
+                    "jobs": list({**old, **new}.values()),
+                }
+                atomic.write_json(self.path / INDEX, content)
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(
+                f"sweep.name: {str(self.path)!r} cannot be written ({reason}); set output_dir=<another folder>."
+            ) from error
+
+    def _entry(self, job: Job) -> dict[str, Any]:
+        return {"id": job.id, "folder": self.job(job).path.name, "axes": dict(job.axes), "overrides": job.overrides}
+
+    def _read(self) -> dict[str, Any]:
+        path = self.path / INDEX
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise ConfigError(
+                f"{path}: expected JSON, found a damaged file; delete it, jobs are found without."
+            ) from error
+
+
+def is_claimed(folder: RunFolder) -> bool:
+    """Whether a sweep is running this job."""
+    if not (folder.path / CLAIM).exists():
+        return False
+    with held(folder.path / CLAIM) as mine:
+        return not mine

@@ -1,0 +1,100 @@
+"""The jobs of a sweep: each is a whole configuration, named by what differs and by a hash of its content."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunelab.config import RunConfig, SweepConfig, to_plain
+from tunelab.errors import ConfigError
+from tunelab.run import RESUMABLE_KEYS
+
+LONGEST_NAME = 120  # characters of a folder name; file systems take 255 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of a sweep. `axes`: swept key → value as typed; `overrides`: all that was typed, `sweep.` left out."""
+
+    id: str
+    axes: Mapping[str, str]
+    config: RunConfig
+    overrides: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """What differs from the other jobs: `peft=dora lr=3e-4 seed=1`."""
+        return " ".join(
+            f"{key}={value}" for key, value in zip(_short(list(self.axes)), self.axes.values(), strict=True)
+        )
+
+    @property
+    def folder_name(self) -> str:
+        """The same in letters that no shell and no override needs quoted, and the id."""
+        readable = _plain_letters(self.label.replace("=", "-").replace(" ", "_"))
+        return f"{readable[: LONGEST_NAME - len(self.id) - 1]}_{self.id}"
+
+
+def make_jobs(
+    configs: Sequence[RunConfig], overrides: Sequence[Sequence[str]], axes: Sequence[str]
+) -> tuple[list[Job], int]:
+    """The jobs of a sweep over `axes` in the order given, and how many were left out as equal to an earlier one.
+
+    Raises:
+        ConfigError: a key is swept that belongs to the sweep and not to a run.
+    """
+    for axis in axes:
+        if axis in ("name", "output_dir", "resume") or axis.partition(".")[0] == "sweep":
+            raise ConfigError(f"{axis}: expected one value for all jobs of a sweep, found several; set one.")
+    jobs: dict[str, Job] = {}
+    for config, typed in zip(configs, overrides, strict=True):
+        if to_plain(config)["resume"] is not None:
+            raise ConfigError("resume: expected a single run, found a sweep (-m); the same -m command goes on with it.")
+        own = tuple(each for each in typed if not key_of(each).startswith("sweep"))
+        values = {key_of(each): each.partition("=")[2] for each in own}
+        chosen = {axis: values[axis] for axis in axes}
+        job = Job(content_hash(config, axes), chosen, replace(config, sweep=SweepConfig()), own)
+        jobs.setdefault(job.id, job)
+    return list(jobs.values()), len(configs) - len(jobs)
+
+
+def content_hash(config: RunConfig, axes: Sequence[str]) -> str:
+    """Eight hexadecimal digits of all that a result depends on; of memory knobs only where they are swept."""
+    plain = to_plain(config)
+    del plain["output_dir"], plain["resume"], plain["sweep"], plain["name"]
+    for key in RESUMABLE_KEYS:
+        if key not in axes:
+            section, _, name = key.partition(".")
+            del plain[section][name]
+    return digest(plain)
+
+
+def sweep_name(config_name: str, axes: Sequence[str], rest: Mapping[str, Any]) -> str:
+    """The folder of a sweep that was given no name: what is swept, and a hash of `rest`, which is not.
+
+    The same command finds it again, also with more values of the same keys.
+    """
+    swept = _plain_letters("-".join(_short(axes)))
+    return f"{config_name}_{swept[:LONGEST_NAME]}_{digest([rest, sorted(axes)])}"
+
+
+def digest(content: Any) -> str:
+    """Eight hexadecimal digits of plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def key_of(override: str) -> str:
+    """The key that `override` sets."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """The last part of each key, or the whole of those whose last part is that of another too."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+
+
+def _plain_letters(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-.")

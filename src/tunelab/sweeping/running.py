@@ -1,0 +1,62 @@
+"""One sweep from its jobs to their outcomes: the index, what is left to run, the processes, the last word."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from tunelab.audit import refuse_unread_keys
+from tunelab.config import Rerun, RunConfig, SweepConfig
+from tunelab.errors import Interrupted
+from tunelab.sweeping.folder import Outcome, SweepFolder
+from tunelab.sweeping.jobs import Job
+from tunelab.sweeping.machine import plan_machine
+from tunelab.sweeping.pool import Limits, Pool
+from tunelab.sweeping.screen import Screen
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: SweepFolder,
+    *,
+    axes: Sequence[str],
+    typed: Sequence[str],
+    settings: SweepConfig,
+    in_process: bool,
+) -> dict[str, Outcome]:
+    """Run what is left to run of `jobs`; what became of each of them, by id.
+
+    Raises:
+        ConfigError: a key was typed that this kind of sweep has no use for, or the folder cannot be written.
+        Interrupted: a signal came; the same command goes on.
+    """
+    rerun, metric = settings.rerun, settings.metric
+    limits = None
+    if not in_process:
+        machine = plan_machine(settings.workers, len(jobs))
+        limits = Limits(machine, settings.job_timeout, rerun is Rerun.all)
+    _ = settings.name  # the folder's
+    refuse_unread_keys(RunConfig(sweep=settings), typed, below="sweep.")
+    folder.record(jobs, axes, typed)
+    left = folder.to_run(jobs, rerun)
+    earlier = {job.id: folder.outcome(job) for job in jobs if job not in left}
+    workers = limits.machine.workers if limits else 1
+    print(f"sweep {folder.path}: {len(jobs)} jobs, {len(left)} to run, {workers} at a time", flush=True)
+    try:
+        # jobs in this process print to this terminal
+        console = Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True) if in_process else None
+        with Screen(jobs, earlier, workers, metric, console) as screen:
+            if limits is not None:
+                outcomes = Pool(folder, limits, screen).run(left)
+            else:
+                outcomes = _run_here(folder, left, rerun is Rerun.all, screen)
+    except Interrupted:
+        print("the sweep was stopped; the same command goes on with what is left", file=sys.stderr)
+        raise
+    return {**earlier, **outcomes}
+
+
+def _run_here(folder: SweepFolder, jobs: Sequence[Job], anew: bool, screen: Screen) -> dict[str, Outcome]:
+    from tunelab.sweeping.in_process import run_here  # imports torch
+
+    return run_here(folder, jobs, anew, screen)

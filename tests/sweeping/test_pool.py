@@ -1,0 +1,210 @@
+"""Sweeps that run: their folders, what they leave out the second time, and jobs that end badly."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sweeping_runs
+import torch
+from safetensors.torch import load_file
+from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, steps_done, summary_of
+
+from tunelab.finetune import fine_tune
+from tunelab.locking import held
+from tunelab.run import RunFolder
+
+sweep = sweeping_runs.sweep
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ONE_AT_A_TIME = ("sweep.workers=1", "sweep.name=mine")
+LONG = ("trainer.max_steps=2000", "trainer.val_every_steps=2000", "trainer.checkpoint_every_steps=5")
+
+
+def test_a_job_is_the_run_of_its_configuration_bit_for_bit(sweep, tiny_config, tmp_path: Path):
+    done = sweep("peft.r=2,4", "seed=1")
+    assert done.returncode == 0, done.stderr
+    jobs = jobs_of(tmp_path)
+    assert [folder.name.rpartition("_")[0] for folder in jobs.values()] == ["r-2", "r-4"]
+    alone = RunFolder(tmp_path / "alone")
+    alone.path.mkdir()
+    config = tiny_config("peft.r=4", "seed=1")
+    _ = config.output_dir, config.resume, config.name
+    fine_tune(config, alone, ["peft.r=4", "seed=1"])
+    assert adapter_of(jobs["4"]) == adapter_of(alone.path) != adapter_of(jobs["2"])
+    assert summary_of(jobs["4"])["metrics"] == alone.read_summary()["metrics"]
+    log = (jobs["4"] / "run.log").read_text()
+    assert log.count("optimizer steps of") == 1  # once, though its terminal is the log too
+    assert "finished: r=4" in done.stdout
+
+
+def test_the_same_command_runs_what_is_missing(sweep, tmp_path: Path):
+    first = sweep("seed=1,2")
+    assert "2 jobs, 2 to run" in first.stdout
+    before = {name: (folder / "summary.json").stat().st_mtime_ns for name, folder in jobs_of(tmp_path).items()}
+    more = sweep("seed=1,2,3")  # the same folder, though a value was added
+    assert "3 jobs, 1 to run" in more.stdout
+    after = {name: (folder / "summary.json").stat().st_mtime_ns for name, folder in jobs_of(tmp_path).items()}
+    assert {name: after[name] for name in before} == before
+    assert set(after) == {"1", "2", "3"}
+    again = sweep("seed=1", "sweep.rerun=all", "peft.r=4,4")  # other keys: another sweep
+    assert again.returncode == 0
+    assert "1 of 2 jobs are the same as others of them" in again.stdout
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_a_result_and_goes_on_from_its_checkpoint(sweep, tmp_path: Path):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+    killer = once(lambda: any(steps_done(each) > 12 for each in mine.glob("seed-1*")), lambda: kill_job(signal.SIGKILL))
+    steps = ("trainer.max_steps=60", "trainer.val_every_steps=60", "trainer.checkpoint_every_steps=5")
+    done = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    killer.join()
+    assert done.returncode == 1
+    assert "1 of 2 jobs did not finish" in done.stderr
+    assert "seed=1" in done.stderr
+    jobs = jobs_of(tmp_path)
+    killed = summary_of(jobs["1"])
+    assert (killed["status"], killed["exit_code"]) == ("failed", -signal.SIGKILL)
+    assert "SIGKILL" in killed["reason"]
+    assert summary_of(jobs["2"])["status"] == "finished"
+    kept = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2", "sweep.rerun=none")
+    assert kept.returncode == 1
+    assert "0 to run" in kept.stdout
+    again = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    assert again.returncode == 0, again.stderr
+    assert "resuming from" in (jobs["1"] / "run.log").read_text()
+    whole = sweep("sweep.name=whole", *steps, "seed=1,3")
+    assert whole.returncode == 0
+    [uninterrupted] = (tmp_path / "outputs" / "sweeps" / "whole").glob("seed-1*")
+    assert adapter_of(jobs["1"]) == adapter_of(uninterrupted)
+
+
+def test_a_job_that_fails_does_not_stop_the_others(sweep, tmp_path: Path):
+    done = sweep(*ONE_AT_A_TIME, "peft.target_modules=all-linear,[nowhere]")
+    assert done.returncode == 1
+    assert "[1/2] finished" in done.stdout
+    assert "peft.target_modules" in done.stderr
+    failed = summary_of(jobs_of(tmp_path)["[nowhere]"])
+    assert failed["status"] == "failed"
+    assert "nowhere" in failed["reason"]
+
+
+def test_a_silent_job_is_killed(sweep, tmp_path: Path):
+    done = sweep(*ONE_AT_A_TIME, "sweep.job_timeout=1", *LONG, "trainer.log_every_steps=2000", "seed=1,2",
+                 "trainer.checkpoint_every_steps=2000")  # fmt: skip
+    assert done.returncode == 1
+    for folder in jobs_of(tmp_path).values():
+        assert "1 seconds without output (sweep.job_timeout)" in summary_of(folder)["reason"]
+
+
+def test_a_signal_stops_the_sweep_in_order_and_the_command_goes_on(sweep, tmp_path: Path):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), lambda: signal_self(signal.SIGTERM))
+    steps = ("trainer.max_steps=100", "trainer.val_every_steps=100")
+    done = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in done.stderr
+    [stopped] = mine.glob("seed-1*")
+    assert summary_of(stopped)["status"] == "interrupted"
+    assert list(mine.glob("seed-2*")) == []
+    again = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    assert again.returncode == 0, again.stderr
+    assert "2 to run" in again.stdout
+    assert summary_of(stopped)["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_at_once(sweep, tmp_path: Path):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+
+    def stop() -> None:
+        kill_job(signal.SIGSTOP)  # deaf to the first
+        signal_self(signal.SIGTERM)
+        time.sleep(0.2)  # or the two would be one
+        signal_self(signal.SIGTERM)
+
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), stop)
+    done = sweep(*ONE_AT_A_TIME, *LONG, "seed=1,2")
+    assert done.returncode == 128 + signal.SIGTERM
+    [stopped] = mine.glob("seed-1*")
+    assert summary_of(stopped)["status"] == "interrupted"
+
+
+def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
+    assert sweep(*ONE_AT_A_TIME, "seed=1,2").returncode == 0
+    first, second = jobs_of(tmp_path).values()
+    log, summary = (first / "run.log").read_text(), summary_of(first)
+    for folder in (first, second):
+        (folder / "summary.json").write_text(json.dumps({**summary_of(folder), "status": "interrupted"}))
+    claimed = threading.Event()
+
+    def other_sweep() -> None:
+        with held(first / ".sweep.lock") as mine:
+            assert mine
+            claimed.set()
+            while summary_of(second)["status"] != "finished":  # by then ours has passed over the first
+                time.sleep(0.05)
+            (first / "summary.json").write_text(json.dumps(summary))
+
+    other = threading.Thread(target=other_sweep)
+    other.start()
+    claimed.wait()
+    done = sweep(*ONE_AT_A_TIME, "seed=1,2")
+    other.join()
+    assert done.returncode == 0
+    assert "2 to run" in done.stdout
+    assert (first / "run.log").read_text() == log
+
+
+@pytest.mark.slow
+def test_several_devices_in_a_job_give_the_adapter_of_one(sweep, tmp_path: Path):
+    two = ("trainer.devices=2", "trainer.accelerator=cpu", "sweep.name=two")
+    done = sweep(*two, "seed=1,2")
+    assert done.returncode == 0, done.stderr
+    alone = sweep("sweep.name=one", "seed=1,2")
+    assert alone.returncode == 0
+    folders = tmp_path / "outputs" / "sweeps"
+    for seed in (1, 2):
+        [first], [second] = (list((folders / name).glob(f"seed-{seed}*")) for name in ("two", "one"))
+        mine, other = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (first, second))
+        assert mine.keys() == other.keys()
+        for name in mine:
+            torch.testing.assert_close(mine[name], other[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_job_leaves_no_process_behind(sweep, tmp_path: Path):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), lambda: kill_job(signal.SIGKILL), 120)
+    done = sweep(
+        "sweep.name=mine", "sweep.workers=1", *LONG, "trainer.devices=2", "trainer.accelerator=cpu", "seed=1,1"
+    )
+    assert done.returncode == 1
+    [killed] = mine.glob("seed-1*")
+    assert "SIGKILL" in summary_of(killed)["reason"]
+    with held(killed / ".lock", timeout=10) as free:
+        assert free
+
+
+@pytest.mark.slow
+def test_a_sweep_in_a_shell_gives_the_bits_of_single_runs(
+    tiny_overrides: list[str], quiet_environment: dict[str, str], tmp_path: Path
+):
+    train = [sys.executable, str(REPOSITORY / "train.py")]
+    usual = [*tiny_overrides, "evaluation.base=true", "peft.r=2"]
+
+    def call(*arguments: str) -> None:
+        subprocess.run([*train, *arguments], check=True, env=quiet_environment, cwd=tmp_path, timeout=300)
+
+    call("-m", *usual, "peft=lora,dora", "seed=1,2", "sweep.workers=2")
+    call(*usual, "peft=dora", "seed=2")
+    [alone] = (tmp_path / "outputs" / "runs" / "run").iterdir()
+    jobs = jobs_of(tmp_path)
+    assert len(jobs) == 4
+    assert adapter_of(jobs["dora 2"]) == adapter_of(alone)
+    assert summary_of(jobs["dora 2"])["metrics"] == summary_of(alone)["metrics"]
+    assert sum("base_measured_by" in summary_of(each) for each in jobs.values()) == 3
