@@ -165,12 +165,16 @@ def figures(folder: Path, of: str = "") -> dict[str, Any]:
 
 
 def resident_before_weights(options: argparse.Namespace) -> int:
-    """Bytes that a process holds which has imported everything and read the data, and has no weights yet."""
+    """Bytes that a process holds which has imported everything and read the data, and has no weights yet.
+
+    The second of two processes: the first may have to prepare the data, which takes memory of its own.
+    """
     command = [sys.executable, str(HERE / "worker_resident.py"), str(WORK)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr)
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(done.stderr)
     return int(done.stdout)
 
 
