@@ -224,3 +224,9 @@ def test_training_data_that_are_measured_on_are_named(make_run, data_file, tmp_p
 def test_training_refuses_worked_examples(tiny_config, tmp_path):
     with pytest.raises(ConfigError, match=r"^evaluation\.few_shot: expected 0 for training, found 4"):
         fine_tune(tiny_config("evaluation.few_shot=4"), RunFolder(tmp_path), [])
+
+
+def test_lists_and_mappings_are_typed(compose_config):
+    config = compose_config("adapters={a:x/y,b:z-1}", "runs=[p/q,r]", "reference=a", command="evaluate")
+    assert config.listed("adapters") == [("a", "x/y"), ("b", "z-1")]
+    assert config.listed("runs") == [(None, "p/q"), (None, "r")]
