@@ -5,11 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from exported_runs import LORA, write_adapter
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab import switching
 from tunelab.compose import dump_config, load_config
 from tunelab.config import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig
+from tunelab.data.few_shot import few_shot
+from tunelab.data.preparing import open_stage, prepare_data
 from tunelab.errors import ConfigError, ModelError, TunelabError
 from tunelab.evaluate import evaluate
 from tunelab.finetune import fine_tune
@@ -115,6 +119,37 @@ def test_seeds_are_not_distinguishable_and_base_and_tuned_are(make_run, tmp_path
     assert page.count("<h3><bdi>seed-2</bdi>") == summary["counts"]["test/loss"]
 
 
+def test_the_base_with_worked_examples_is_measured_on_the_same_responses(adapters, settings, model_folder, tmp_path):
+    settings["evaluation"] = EvaluationConfig(few_shot=3, seed=1, max_new_tokens=3)
+    config = EvaluateConfig(adapter=adapters["lora"], **settings)
+    measured = evaluate(config, None, None, ["evaluation.few_shot=3", "evaluation.seed=1"])
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    examples = prepare_data(config.data, tokenizer, tmp_path / "cache").test[:]
+    shown = few_shot(open_stage(config.data, tokenizer), "test", examples, 3, 1, 256)
+    model, nll, count = AutoModelForCausalLM.from_pretrained(model_folder).double(), 0.0, 0
+    for example in filter(None, shown.examples):
+        ids, mask = example.tokenized.input_ids, example.tokenized.loss_mask
+        with torch.no_grad():
+            scores = model(ids[None]).logits[0].log_softmax(-1)
+        nll -= sum(float(scores[place - 1, ids[place]]) for place in range(1, len(ids)) if mask[place])
+        count += int(mask.sum())
+    assert measured["base-3-shot/test/loss"] == pytest.approx(nll / count, rel=1e-5)
+    assert measured["base-3-shot/test/num_supervised_tokens"] == measured["base/test/num_supervised_tokens"] == count
+    assert measured["base-3-shot/test/loss"] != pytest.approx(measured["base/test/loss"], rel=1e-3)
+    summary = json.loads(written(tmp_path, "summary.json").read_text())
+    assert summary["few_shot"]["examples"] == shown.origins
+    assert summary["few_shot"]["first_prompt"].count("<|user|>") == 4
+    assert {"test/loss", "base-3-shot/test/loss", "tuned-vs-base-3-shot/test/loss"} <= summary["comparisons"].keys()
+
+
+def test_prompts_without_room_are_left_out_and_said(adapters, settings, tmp_path, capsys):
+    settings["evaluation"] = EvaluationConfig(few_shot=7, generate=False)
+    measured = evaluate(EvaluateConfig(adapter=adapters["lora"], **settings), None, None, [])
+    left_out = json.loads(written(tmp_path, "summary.json").read_text())["few_shot"]["num_left_out"]
+    assert 0 < left_out == measured["base/test/num_examples"] - measured["base-7-shot/test/num_examples"]
+    assert f"base-7-shot: {left_out} of" in " ".join(capsys.readouterr().out.split())
+
+
 # --- what cannot be compared -----------------------------------------------------------------------------------------
 
 
@@ -189,3 +224,9 @@ def test_training_data_that_are_measured_on_are_named(make_run, data_file, tmp_p
 def test_training_refuses_worked_examples(tiny_config, tmp_path):
     with pytest.raises(ConfigError, match=r"^evaluation\.few_shot: expected 0 for training, found 4"):
         fine_tune(tiny_config("evaluation.few_shot=4"), RunFolder(tmp_path), [])
+
+
+def test_lists_and_mappings_are_typed(compose_config):
+    config = compose_config("adapters={a:x/y,b:z-1}", "runs=[p/q,r]", "reference=a", command="evaluate")
+    assert config.listed("adapters") == [("a", "x/y"), ("b", "z-1")]
+    assert config.listed("runs") == [(None, "p/q"), (None, "r")]

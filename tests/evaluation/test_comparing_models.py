@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 
 from tunelab.errors import DataError
-from tunelab.evaluation.comparing import Comparison, compare
+from tunelab.evaluation.comparing import Comparison, compare, compare_models
 from tunelab.evaluation.metrics import REGISTRY, Answer
 from tunelab.evaluation.metrics.token_level import token_level_scores
-from tunelab.evaluation.scores import Scores, estimates, score_answers
+from tunelab.evaluation.scores import Scores, estimates, score_answers, spread
 from tunelab.evaluation.statistics import Verdict
 
 
@@ -126,3 +126,47 @@ def test_other_examples_are_refused(tokens: np.ndarray):
         compare(base, loss_scores(tokens[1:], tokens[1:]))
     with pytest.raises(DataError, match="same examples"):
         compare(base, loss_scores(tokens, np.where(np.arange(200) == 3, 0, tokens)))
+
+
+def holm_by_hand(p_values: list[float]) -> list[float]:
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    found, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        found[index] = largest
+    return found
+
+
+def test_holm_is_over_all_models_against_the_reference_and_apart_over_the_others(tokens: np.ndarray):
+    rng = np.random.default_rng(3)
+    models = {
+        name: loss_scores(tokens * (level + rng.normal(0, 0.2, 200)), tokens)
+        for name, level in (("a", 1.0), ("base", 1.02), ("b", 0.93), ("c", 1.01))
+    }
+    found = compare_models(models, "base")
+    assert list(found) == [("a", "base"), ("b", "base"), ("c", "base"), ("b", "a"), ("c", "a"), ("c", "b")]
+    for family in (list(found)[:3], list(found)[3:]):
+        tested = [each for duel in family for each in found[duel].values()]
+        assert [each.p_value_holm for each in tested] == pytest.approx(holm_by_hand([each.p_value for each in tested]))
+    [alone] = compare_models({name: models[name] for name in ("base", "b")}, "base").values()
+    assert alone == compare(models["base"], models["b"])
+    assert found["b", "base"]["loss"].change == alone["loss"].change
+    assert found["b", "base"]["loss"].p_value_holm > alone["loss"].p_value_holm
+
+
+def test_models_are_compared_on_the_examples_of_both(tokens: np.ndarray):
+    rng = np.random.default_rng(4)
+    kept = np.arange(200) % 5 > 0
+    first, second = (tokens * (level + rng.normal(0, 0.2, 200)) for level in (1.0, 0.9))
+    some = [spread(each, kept) for each in loss_scores(second[kept], tokens[kept])]
+    [found] = compare_models({"base": loss_scores(first, tokens), "some": some}, "base").values()
+    assert found["loss"].count == 160
+    assert found["loss"].change == pytest.approx((second[kept] - first[kept]).sum() / tokens[kept].sum())
+    alone = compare(loss_scores(first[kept], tokens[kept]), loss_scores(second[kept], tokens[kept]))
+    assert found["loss"].verdict is alone["loss"].verdict is Verdict.BETTER
+    texts = ["a b", "b a", "a a"]
+    whole, part = (answer_scores(["distinct_1"], texts[:n], texts[:n]) for n in (3, 2))
+    part = [spread(each, np.array([True, False, True])) for each in part]
+    assert compare_models({"base": whole, "part": part}, "base")["part", "base"] == {}  # no sum over examples
+    with pytest.raises(DataError, match="same examples"):
+        compare_models({"base": whole, "part": answer_scores(["distinct_1"], texts[:2], texts[:2])[:1]}, "base")

@@ -23,6 +23,8 @@ from tunelab.evaluation.reporting import (
 )
 from tunelab.evaluation.statistics import LEVEL
 
+ENDLESS = 10_000  # columns: room for any table
+
 
 @dataclass(frozen=True, slots=True)
 class ModelsTable:
@@ -40,8 +42,8 @@ class ModelsTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         columns = self._columns()
-        fits = Measurement.get(console, options, columns).maximum <= options.max_width
-        yield columns if fits else self._blocks()
+        wanted = Measurement.get(console, options.update(max_width=ENDLESS), columns).maximum
+        yield columns if wanted <= options.max_width else self._blocks()
         lines = [*self._remarks(), *self.remarks]
         yield Text("\n".join(printable(line) for line in lines), style="dim")
 
@@ -60,8 +62,8 @@ class ModelsTable:
 
     def _blocks(self) -> Table:
         table = _table("", "value", f"less {self.reference}", "verdict")
-        for column in table.columns[1:3]:
-            column.no_wrap = True
+        for column, most in zip(table.columns, (20, None, None, len("distinguishable")), strict=True):
+            column.max_width, column.overflow = most, "fold"  # 80 columns hold two intervals beside them
         for metric in self._metrics():
             table.add_row(Text(label(metric), style="bold"))
             for model, measured in self.models.items():
