@@ -5,15 +5,21 @@ import runpy
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sweeping_runs
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from sweeping_runs import jobs_of, once, signal_self, steps_done, summary_of
 
 from tunelab import cli, sharing
-from tunelab.compose import dump_config
-from tunelab.config import mark_read
+from tunelab.compose import dump_config, to_config
+from tunelab.config import RunConfig, mark_read, to_plain
 from tunelab.finetune import fine_tune
+from tunelab.multirun import compose_jobs
 from tunelab.run import RunFolder
 
 sweep = sweeping_runs.sweep
@@ -140,3 +146,25 @@ def test_another_evaluation_is_another_measurement(sweep, tmp_path: Path):
     assert done.returncode == 0, done.stderr
     for folder in jobs_of(tmp_path).values():
         assert "base_measured_by" not in summary_of(folder)
+
+
+def test_jobs_are_composed_as_hydra_does_and_groups_only_once(monkeypatch: pytest.MonkeyPatch):
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", dict(store.repo))
+    store.store(name="run_schema", node=RunConfig)
+    fixed = ["++optim.optimizer={_target_: torch.optim.SGD, lr: 1}", "++peft.use_rslora=true", "experiment=gsm8k"]
+    swept = [["data.path=a.jsonl", f"peft={p}", f"optim.lr={lr}", f"seed={s}", *fixed]
+             for p in ("lora", "dora") for lr in ("1e-4", "3e-4") for s in range(3)]  # fmt: skip
+    swept += [[*swept[0], "~peft.lora_alpha"], [*swept[0], "trainer=debug", "++optim.optimizer.momentum=0.5"]]
+    with initialize_config_dir(str(sweeping_runs.REPOSITORY / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        loader = hydra.config_loader
+        master = loader.load_configuration("train", ["seed=1,2"], RunMode.MULTIRUN)
+        expected = [to_plain(to_config(compose("train", overrides=job), RunConfig)) for job in swept]
+        composed: list[Any] = []
+        load = loader.load_sweep_config
+        monkeypatch.setattr(loader, "load_sweep_config", lambda *args: composed.append(args) or load(*args))
+        found = [to_plain(config) for config in compose_jobs(loader, master, swept)]
+    assert found == expected
+    assert len(composed) == 3  # lora, dora, lora with trainer=debug
