@@ -19,7 +19,7 @@ from tunelab.data.rendering import ChosenTemplate
 from tunelab.embedded import locate
 from tunelab.errors import ConfigError, first_line
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings
-from tunelab.evaluation.harness.results import TaskResults
+from tunelab.evaluation.harness.results import Aggregations, TaskResults
 from tunelab.suggesting import did_you_mean
 
 SEED, OTHER_SEED = 0, 1234  # those that lm-eval itself starts with: of Python, of NumPy, torch and the few shots
@@ -59,7 +59,13 @@ class Tasks:
                 fewshot_as_multiturn=True,
             )
         how = f"template:{self.template.name if self.template else 'none'}|limit:{self.limit or 'none'}"
-        return TaskResults.read(found, how).evaluation(language_model.num_cut)
+        return TaskResults.read(found, self._aggregations(), how).evaluation(language_model.num_cut)
+
+    def _aggregations(self) -> Aggregations:
+        return {
+            name: {metric: getattr(how, "__name__", "") for metric, how in task.aggregation().items()}
+            for name, task in self.loaded["tasks"].items()
+        }
 
 
 def load_tasks(config: HarnessConfig, template: ChosenTemplate) -> Tasks:
