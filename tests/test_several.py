@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab import switching
 from tunelab.compose import dump_config, load_config
-from tunelab.config import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig
+from tunelab.config import DataConfig, EvaluateConfig, EvaluationConfig, EvaluationSetConfig, ModelConfig
 from tunelab.data.few_shot import few_shot
 from tunelab.data.preparing import open_stage, prepare_data
 from tunelab.errors import ConfigError, ModelError, TunelabError
@@ -171,6 +171,10 @@ def test_what_cannot_be_compared_is_refused_before_weights(adapters, settings, t
     assert "found neither in 'nowhere'" in refused({"adapters": [lora, "nowhere"]}, settings)
     assert "found 'base'; set adapters={<name>" in refused({"adapters": {"base": lora, "x": dora}}, settings)
     assert "found 'a/b'" in refused({"adapters": {"a/b": lora, "x": dora}}, settings)
+    assert "found 'harness'" in refused({"adapters": {"harness": lora, "x": dora}}, settings)
+    sets = {"dora": EvaluationSetConfig(data=DataConfig(path="x.jsonl"))}
+    named = settings | {"evaluation": EvaluationConfig(sets=sets)}
+    assert "harness, dora, found 'dora'" in refused({"adapters": [lora, dora]}, named)
     assert refused({"adapters": [lora, dora], "reference": "lore"}, settings) == (
         "reference: expected one of base, lora, dora, found 'lore'; set reference=base."
     )

@@ -89,7 +89,8 @@ def evaluate(
 def _target(config: EvaluateConfig, contenders: Sequence[Contender], settings: EvaluationConfig) -> RunFolder:
     """Where results go: a run's published figures are replaced by the same measurement only."""
     first = contenders[0]
-    if len(contenders) == 1 and first.subject.folder and first.run and settings == first.run.evaluation:
+    is_same = first.run is not None and settings == first.run.evaluation and not config.harness.tasks
+    if len(contenders) == 1 and first.subject.folder and is_same:
         return first.subject.folder
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return RunFolder(make_new_folder(Path(config.output_dir) / "evaluations" / now))

@@ -13,18 +13,21 @@ from rich.console import Console
 from tokenizers import processors
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import EvaluationConfig, HarnessConfig, to_plain
+from tunelab.compose import dump_config, load_config
+from tunelab.config import EvaluateConfig, EvaluationConfig, HarnessConfig, to_plain
 from tunelab.data.rendering import decide_template
 from tunelab.errors import ConfigError, DataError
 from tunelab.evaluate import evaluate
 from tunelab.evaluation.comparing import Comparison, compare, compare_models
 from tunelab.evaluation.evaluating import SplitSettings
-from tunelab.evaluation.harness.results import Column
+from tunelab.evaluation.harness.results import Column, write_samples
 from tunelab.evaluation.harness.tasks import load_tasks
 from tunelab.evaluation.scores import estimates
+from tunelab.finetune import fine_tune
 from tunelab.measuring import prove_shortcuts
 from tunelab.model.loading import load_base_model
 from tunelab.preflight import prepare
+from tunelab.run import RunFolder
 from tunelab.training.objective import SftObjective
 
 pytest.importorskip("lm_eval", reason="needs the extra eval: pip install 'tunelab[eval]'")
@@ -355,6 +358,29 @@ def test_the_command_measures_base_and_tuned(compose_config, model_folder, data_
     lines = [json.loads(line) for line in (place / "harness.jsonl").read_text().splitlines()]
     assert [line["model"] for line in lines] == ["base"] * 18 + ["tuned"] * 18
     assert "sum_choice acc %" in capsys.readouterr().out
+
+
+def test_documents_are_strict_json(tmp_path):
+    scores = {"acc": float("nan"), "pair": (float("-inf"), 2)}
+    write_samples(tmp_path / "harness.jsonl", {"base": [{"id": "t:0", "scores": scores}]})
+    [line] = (tmp_path / "harness.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"model": "base", "id": "t:0", "scores": {"acc": None, "pair": [None, 2]}}
+
+
+def test_the_summary_of_a_run_keeps_its_own_figures(tiny_config, folder, tmp_path):
+    """With tasks a measurement has a folder of its own: harness.limit=1 replaces no figure over all documents."""
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    trained = tiny_config(f"output_dir={tmp_path}")
+    run.write_text("config.yaml", dump_config(trained))
+    fine_tune(trained, run, [])
+    before = run.read_summary()
+    harness = HarnessConfig(tasks="sum_choice", include=str(folder), limit=1)
+    config = EvaluateConfig(run=str(run.path), harness=harness, output_dir=str(tmp_path))
+    evaluate(config, load_config(run.path / "config.yaml"), run, [])
+    assert run.read_summary() == before
+    [written] = (tmp_path / "evaluations").glob("*/summary.json")
+    assert "harness/sum_choice/acc" in json.loads(written.read_text())["metrics"]
 
 
 def test_a_key_without_tasks_is_refused(compose_config):

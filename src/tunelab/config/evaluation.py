@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tunelab.config.section import Section, require, to_plain
-from tunelab.config.sets import EvaluationSetConfig, check_set_name
+from tunelab.config.sets import EvaluationSetConfig, check_set_name, in_keys_of_set
 from tunelab.errors import ConfigError
 
 
@@ -65,12 +65,19 @@ class EvaluationConfig(Section):
             self.of_set(name)  # which checks the values
 
     def of_set(self, name: str) -> "EvaluationConfig":
-        """How the extra set `name` is measured; nothing counts as read."""
+        """How the extra set `name` is measured; nothing counts as read.
+
+        Raises:
+            ConfigError: a value that the set changes cannot be.
+        """
         plain: dict[str, Any] = to_plain(self)
         given = plain.pop("sets")[name]["evaluation"]
         plain["regex"] = None
         plain |= {key: value for key, value in given.items() if value is not None}
-        return EvaluationConfig(**plain)
+        try:
+            return EvaluationConfig(**plain)
+        except ConfigError as error:
+            raise ConfigError(in_keys_of_set(name, str(error))) from error
 
     def used_keys(self) -> list[str]:
         """The keys that measuring reads, given the others."""

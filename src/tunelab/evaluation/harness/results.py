@@ -16,6 +16,7 @@ from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.metrics.registry import FRACTION, Metric, Unit, Value, ratio
 from tunelab.evaluation.scores import Scores, estimates
 from tunelab.evaluation.statistics import Floats
+from tunelab.strict_json import finite
 
 NO_UNIT = Unit("", 0, math.inf)
 NOT_METRICS = ("name", "alias", "sample_len", "sample_count")
@@ -145,8 +146,9 @@ class TaskResults:
 
 def write_samples(path: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Write one JSON object a line for each (model, document, filter): what was asked, what came back, its scores."""
-    rows = [{"model": model, **sample} for model, found in samples.items() for sample in found]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    rows = [finite({"model": model, **sample}) for model, found in samples.items() for sample in found]
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows]
+    write_text(path, "".join(lines))
 
 
 def _leaves(name: str, subtasks: Mapping[str, Sequence[str]]) -> list[str]:
