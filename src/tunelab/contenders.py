@@ -119,7 +119,7 @@ def _names(entries: Sequence[_Entry], settings: EvaluationConfig) -> list[str]:
     by_settings = len(runs) == len(nameless) > 1 and names_by_settings([to_plain(run) for run in runs])
     found = iter(by_settings or (names_by_place([entry.place for entry in nameless]) if nameless else []))
     names = [entry.name or next(found) for entry in entries]
-    few_shot = [few_shot_name(settings.few_shot)] if settings.few_shot else []
+    few_shot = [few_shot_name(settings.num_few_shot)] if settings.num_few_shot else []
     taken = (*RESERVED, *few_shot, *to_plain(settings)["sets"])
     for name in names:
         if not is_name(name) or name in taken or names.count(name) > 1:

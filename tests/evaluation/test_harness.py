@@ -123,8 +123,9 @@ def test_the_embedded_task_gives_our_own_choice_accuracy(compose_config, tmp_pat
     model = load_base_model(config.model, prepared.device)
     measure = prove_shortcuts(config, prepared, model, Console(quiet=True))
     ours = {each.name: each for each in measure(model, prepared.data.test).scores}
-    asked = {"tasks": "tickets_category", "include": "embedded:harness", "limit": 40, "apply_chat_template": True}
-    theirs = {each.name: each for each in measure.on_tasks(model, loaded(prepared.tokenizer, **asked)).scores}
+    asked = {"tasks": "tickets_category", "include": "embedded:harness", "apply_chat_template": True}
+    tasks = loaded(prepared.tokenizer, **asked, max_examples=40)
+    theirs = {each.name: each for each in measure.on_tasks(model, tasks).scores}
     for our_name, name in (("choice_accuracy", "acc"), ("choice_accuracy_norm", "acc_norm")):
         mine, other = ours[our_name], theirs[f"tickets_category/{name}"]
         assert other.sums[:, 0].tolist() == mine.sums[:, 0].tolist()
@@ -149,7 +150,7 @@ def test_values_are_those_of_its_own_wrapper(folder, method):
         model = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
     model.train()
     names = ["sum_choice", "sum_text"] if method == "prefix" else ["sum_choice", "sum_text", "sum_written"]
-    tasks = loaded(tokenizer, tasks=names, include=str(folder), num_fewshot=2)
+    tasks = loaded(tokenizer, tasks=names, include=str(folder), num_few_shot=2)
     found = tasks.measure(model, tokenizer, settings_of(model))
     assert model.training
     for task in tasks.loaded["tasks"].values():
@@ -177,7 +178,7 @@ def test_long_prompts_lose_their_beginning_and_are_counted(folder):
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer))
     model.config.max_position_embeddings = 100
-    tasks = loaded(tokenizer, tasks=["sum_choice"], include=str(folder), num_fewshot=15, limit=3)
+    tasks = loaded(tokenizer, tasks=["sum_choice"], include=str(folder), num_few_shot=15, max_examples=3)
     found = tasks.measure(model, tokenizer, settings_of(model))
     assert found.metrics["num_cut_requests"] == 9
     assert found.metrics["num_examples"] == 3
@@ -339,7 +340,7 @@ def test_the_command_measures_base_and_tuned(compose_config, model_folder, data_
     overrides = [
         f"adapter={adapter}", f"model.path={model_folder}", "data=file", f"data.path={data_file}", "evaluation=loss",
         "data.test_fraction=0.2", f"output_dir={tmp_path}", "harness.tasks=[sum_choice,sum_text]",
-        f"harness.include={folder}", "harness.limit=9", "harness.num_fewshot=1",
+        f"harness.include={folder}", "harness.max_examples=9", "harness.num_few_shot=1",
     ]  # fmt: skip
     config = compose_config(*overrides, command="evaluate")
     metrics = evaluate(config, None, None, overrides)
@@ -368,14 +369,14 @@ def test_documents_are_strict_json(tmp_path):
 
 
 def test_the_summary_of_a_run_keeps_its_own_figures(tiny_config, folder, tmp_path):
-    """With tasks a measurement has a folder of its own: harness.limit=1 replaces no figure over all documents."""
+    """With tasks a measurement has a folder of its own: one of a few documents replaces no figure of all."""
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     trained = tiny_config(f"output_dir={tmp_path}")
     run.write_text("config.yaml", dump_config(trained))
     fine_tune(trained, run, [])
     before = run.read_summary()
-    harness = HarnessConfig(tasks="sum_choice", include=str(folder), limit=1)
+    harness = HarnessConfig(tasks="sum_choice", include=str(folder), max_examples=1)
     config = EvaluateConfig(run=str(run.path), harness=harness, output_dir=str(tmp_path))
     evaluate(config, load_config(run.path / "config.yaml"), run, [])
     assert run.read_summary() == before
@@ -384,9 +385,9 @@ def test_the_summary_of_a_run_keeps_its_own_figures(tiny_config, folder, tmp_pat
 
 
 def test_a_key_without_tasks_is_refused(compose_config):
-    overrides = ["adapter=x", "harness.limit=3"]
+    overrides = ["adapter=x", "harness.max_examples=3"]
     config = compose_config(*overrides, command="evaluate")
-    with pytest.raises(ConfigError, match=r"harness\.limit: set, but nothing uses it"):
+    with pytest.raises(ConfigError, match=r"harness\.max_examples: set, but nothing uses it"):
         refuse_unread_keys(config, overrides)
     assert to_plain(config)["harness"]["tasks"] == []
 
@@ -395,8 +396,8 @@ def test_a_key_without_tasks_is_refused(compose_config):
     ("changes", "message"),
     [
         ({"tasks": [1]}, r"harness\.tasks: expected a list of names"),
-        ({"tasks": "x", "limit": 0}, r"harness\.limit: expected null or at least 1"),
-        ({"tasks": "x", "num_fewshot": -1}, r"harness\.num_fewshot: expected 0 or more"),
+        ({"tasks": "x", "max_examples": 0}, r"harness\.max_examples: expected null or at least 1"),
+        ({"tasks": "x", "num_few_shot": -1}, r"harness\.num_few_shot: expected 0 or more"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):
@@ -416,9 +417,9 @@ def test_tasks_that_cannot_be_loaded(folder, tmp_path):
         (tmp_path / f"{name}.yaml").write_text(text)
     own = {"include": str(tmp_path)}
     with pytest.raises(
-        ConfigError, match=r"num_fewshot: expected null or 0 for 'zero', whose own file says 0, found 2"
+        ConfigError, match=r"num_few_shot: expected null or 0 for 'zero', whose own file says 0, found 2"
     ):
-        loaded(tokenizer, tasks="zero", num_fewshot=2, **own)
+        loaded(tokenizer, tasks="zero", num_few_shot=2, **own)
     with pytest.raises(ConfigError, match=r"harness\.tasks: gone cannot be set up: .*HF_HUB_OFFLINE is set"):
         loaded(tokenizer, tasks="gone", **own)
     with pytest.raises(ConfigError, match="found 'unsafe', which runs what the model writes"):
