@@ -185,10 +185,10 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
-    if config.evaluation.few_shot:
+    if shots := config.evaluation.num_few_shot:
         raise ConfigError(
-            f"evaluation.few_shot: expected 0 for training, found {config.evaluation.few_shot}; leave it out here, and "
-            f"after the run: python evaluate.py run=<run folder> evaluation.few_shot={config.evaluation.few_shot}."
+            f"evaluation.num_few_shot: expected 0 for training, found {shots}; leave it out here, and after the run: "
+            f"python evaluate.py run=<run folder> evaluation.num_few_shot={shots}."
         )
     _check_types(peft_config, prepared)
     max_steps = config.trainer.max_steps
