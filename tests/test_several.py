@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab import switching
 from tunelab.compose import dump_config, load_config
-from tunelab.config import DataConfig, EvaluateConfig, EvaluationConfig, ModelConfig
+from tunelab.config import DataConfig, DType, EvaluateConfig, EvaluationConfig, ModelConfig
 from tunelab.data.few_shot import few_shot
 from tunelab.data.preparing import open_stage, prepare_data
 from tunelab.errors import ConfigError, ModelError, TunelabError
@@ -76,6 +76,17 @@ def test_each_model_is_measured_as_if_alone_on_one_base(adapters, settings, tmp_
     assert {"", "dora", "dora-vs-lora", "full-vs-prompt"} <= duels
     change = together["dora/test/loss"] - together["test/loss"]
     assert summary["comparisons"]["dora-vs-lora/test/loss"]["change"] == pytest.approx(change)
+
+
+def test_an_adapter_that_hands_on_float32_has_its_base_so_and_the_others_not(settings, model_folder, tmp_path):
+    nodes = {"lora": LORA, "norms": {"_target_": "peft.LNTuningConfig"}, "dora": {**LORA, "use_dora": True}}
+    places = {name: str(write_adapter(model_folder, tmp_path / name / "adapter", nodes[name])) for name in nodes}
+    settings["model"] = ModelConfig(path=str(model_folder), dtype=DType.bfloat16)
+    settings["evaluation"] = EvaluationConfig(max_examples=6, generate=False, base=False)
+    together = evaluate(EvaluateConfig(adapters=places, **settings), None, None, [])
+    for name, place in places.items():
+        alone = evaluate(EvaluateConfig(adapter=place, **settings), None, None, [])
+        assert together["test/loss" if name == "lora" else f"{name}/test/loss"] == alone["test/loss"]
 
 
 @pytest.fixture

@@ -123,7 +123,8 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
     if run is None:
         return config.evaluation
     given, usual = to_plain(config.evaluation), to_plain(EvaluationConfig())
-    typed = {override.partition("=")[0].rpartition(".")[2] for override in overrides if "evaluation." in override}
+    keys = (override.partition("=")[0].lstrip("+").split(".") for override in overrides)
+    typed = {key[1] for key in keys if key[0] == "evaluation" and len(key) > 1}
     changed = {key: value for key, value in given.items() if key in typed or value != usual[key]}
     merged: dict[str, Any] = to_plain(run.evaluation) | changed
     merged["sets"] = (config if "sets" in changed else run).evaluation.sets
@@ -132,9 +133,9 @@ def _settings(config: EvaluateConfig, run: RunConfig | None, overrides: Sequence
 
 def _mark_read_later(config: EvaluateConfig, contenders: Sequence[Contender]) -> None:
     """Count as read what is read only after the unread-key audit, which comes before the weights."""
-    if config.run is not None or config.runs:
-        mark_read(config.evaluation, *to_plain(config.evaluation))
     run = contenders[0].subject.run
+    if config.run is not None or config.runs:
+        mark_read(config.evaluation, "sets", *run.evaluation.used_keys())
     mark_evaluation(run.evaluation, measures=True)
     for contender in contenders:
         check_loading(contender.subject)

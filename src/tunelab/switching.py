@@ -18,7 +18,7 @@ from tunelab.model.taking_off import footprint, take_off
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.outcome import HARNESS, TEST, measure_all
 from tunelab.preflight import Prepared
-from tunelab.subject import Subject, leaves_the_base, load_base, load_tuned
+from tunelab.subject import Subject, leaves_the_base, load_base, load_tuned, needs_float32
 from tunelab.training.trainer import resolve_precision
 
 
@@ -41,7 +41,6 @@ class Bench:
     def __init__(self, prepared: Prepared, console: Console, split: str = TEST, tasks: Tasks | None = None) -> None:
         self._prepared, self._console, self._split, self._tasks = prepared, console, split, tasks
         self._loaded: _Loaded | None = None
-        self.num_loads = 0
 
     def measure_base(self, subject: Subject, examples: Sequence[EvaluationExample]) -> dict[str, SplitEvaluation]:
         """Measure the base of `subject` on the split, the extra sets and the tasks of the harness; by their names."""
@@ -81,12 +80,12 @@ class Bench:
         """The base as `subject` wants it; an earlier one is given up before another is loaded."""
         prepared = self._prepared_for(subject)
         is_adapter, fronted = bool(subject.adapters), prepared.num_virtual_tokens > 0
-        key = (to_plain(subject.run.model), prepared.precision, is_adapter, fronted)
+        in_float32 = needs_float32(subject, prepared.device)
+        key = (to_plain(subject.run.model), prepared.precision, is_adapter, fronted, in_float32)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None
             gc.collect()
             model = load_base(subject, prepared.device)
-            self.num_loads += 1
             self._loaded = _Loaded(model, prove_shortcuts(subject.run, prepared, model, self._console), key)
         return self._loaded
 

@@ -158,6 +158,20 @@ def test_sets_of_a_command_are_measured_beside_the_split(
     assert {"base/texts/loss", "texts/loss"} <= found.keys()
 
 
+def test_a_set_of_a_command_leaves_the_settings_of_the_run(
+    run: Runner, documents: Path, compose_config, tmp_path: Path
+):
+    folder = run("evaluation.max_examples=3", "trainer.max_steps=2")
+    saved = load_config(folder.path / "config.yaml")
+    typed = [f"evaluation.sets={{texts:{documents}}}", "evaluation.sets.texts.evaluation.max_examples=2"]
+    config = compose_config(f"run={folder.path}", f"output_dir={tmp_path}", *typed, command="evaluate")
+    found = evaluate(config, saved, folder, typed)
+    assert (found["test/num_examples"], found["texts/num_examples"]) == (3, 2)
+    config = compose_config(f"run={folder.path}", "evaluation.bert_score_layer=3", command="evaluate")
+    with pytest.raises(ConfigError, match=r"^evaluation\.bert_score_layer: set, but nothing uses it"):
+        evaluate(config, saved, folder, ["evaluation.bert_score_layer=3"])
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
@@ -217,6 +231,17 @@ def test_the_best_is_that_of_the_monitored_figure(scored: RunFolder):
         "metric": "val/token_f1", "value": best["val/token_f1"], "step": best["step"],
     }  # fmt: skip
     assert scored.read_summary()["best_step"] == best["step"]
+
+
+def test_scoring_a_few_examples_leaves_the_loss_of_all(run: Runner):
+    plain, scored = (
+        [{name: row[name] for name in ("val/loss", "val/perplexity", "val/token_accuracy")} for row in found]
+        for found in (
+            [line for line in lines(run(*SCORED[:3], *more)) if "val/loss" in line]
+            for more in ((), (*SCORED[3:], "trainer.num_scored_examples=3"))
+        )
+    )
+    assert plain == scored
 
 
 def test_samples_are_kept(scored: RunFolder):
