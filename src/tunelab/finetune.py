@@ -14,7 +14,7 @@ from tunelab.data.datamodule import SftDataModule
 from tunelab.errors import TunelabError
 from tunelab.evaluation.evaluating import Prediction
 from tunelab.evaluation.generating import can_be_completed
-from tunelab.evaluation.reporting import sample_completions
+from tunelab.evaluation.reporting import BASE, TUNED, results, sample_completions
 from tunelab.export.card import run_card, run_record
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import (
@@ -36,16 +36,7 @@ from tunelab.model.quantizing import quantization_report
 from tunelab.model.saving import export_model
 from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.outcome import (
-    TEST,
-    Measured,
-    all_results,
-    keep,
-    measure_all,
-    show_results,
-    show_warnings,
-    write_all_predictions,
-)
+from tunelab.outcome import TEST, Measured, compare_all, keep, measure_all, show_warnings, write_answers
 from tunelab.run import RunFolder, recorded
 from tunelab.session import Session, open_loggers, open_session
 from tunelab.sharing import Shared, SharedBase, base_copy, observe_base
@@ -60,7 +51,7 @@ from tunelab.training.checkpoint import BEST, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
 from tunelab.training.launcher import join_processes, process_rank
 from tunelab.training.loggers import Loggers, log_result, log_samples
-from tunelab.training.module import MEASURED, AnswerFigures, CausalLMModule, StepSettings
+from tunelab.training.module import MEASURED_WEIGHTS, CausalLMModule, StepSettings
 from tunelab.training.monitoring import OF_THE_LOSS
 from tunelab.training.objective import has_plain_head
 from tunelab.training.overfitting import read_overfitting
@@ -166,7 +157,8 @@ def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement
     if measured_by:
         session.folder.summary.facts["base_measured_by"] = measured_by
         session.console.print(f"the base model was measured by {measured_by}, on the same data in the same way")
-    keep(session.folder, all_results({}, base))
+    for name, measured in base.items():
+        keep(session.folder, results(name, {BASE: measured}, {}, first=TUNED))
     return base
 
 
@@ -182,8 +174,9 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         pad_token_id=pad_token_id(prepared.tokenizer),
         scaled_gradients=prepared.precision is Precision.fp16,
     )
-    scores = partial(_answer_figures, session, measure, model)
-    module = CausalLMModule(model, measure.objective, settings, config.trainer.micro_batch_tokens, scores)
+    scores = partial(_score_answers, session, measure, model)
+    budget = config.trainer.micro_batch_tokens
+    module = CausalLMModule(model, measure.objective, settings, budget, scores, plan.scores_at)
     every = config.trainer.checkpoint_every_steps
     checkpoint = RunCheckpoint(folder.checkpoints, every, plan.validates_at, plan.monitor)
     with ProgressReporter(session.console, plan.steps.total_steps) as progress:
@@ -210,7 +203,7 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         return None
     _say_how_it_went(session, checkpoint)
     best = read_checkpoint(folder.checkpoints / BEST)
-    module.load_state_dict(best.get(MEASURED, best["state_dict"]), strict=False)
+    module.load_state_dict(best.get(MEASURED_WEIGHTS, best["state_dict"]), strict=False)
     return checkpoint.best_step
 
 
@@ -225,18 +218,11 @@ def _say_how_it_went(session: Session, checkpoint: RunCheckpoint) -> None:
             facts["warnings"] = {"overfitting": warning}
 
 
-def _answer_figures(session: Session, measure: Measurement, model: CausalLM, step: int) -> AnswerFigures | None:
-    """How to score answers at the validation of `step`, where they are."""
-    scoring = session.plan.scoring
-    if scoring is None or not session.plan.scores_at(step):
-        return None
-    return partial(_score_answers, session, measure, model, step, scoring.places)
-
-
-def _score_answers(
-    session: Session, measure: Measurement, model: CausalLM, step: int, places: Sequence[int]
-) -> dict[str, float]:
-    figures = measure.answer_figures(model, [session.prepared.data.validation[place] for place in places])
+def _score_answers(session: Session, measure: Measurement, model: CausalLM, step: int) -> dict[str, float]:
+    """The figures of answers at the validation of `step`."""
+    examples = session.prepared.data.validation
+    places = session.plan.scoring.places if session.plan.scoring else ()
+    figures = measure.answer_figures(model, [examples[place] for place in places])
     monitored = session.plan.monitor.name
     if monitored not in OF_THE_LOSS and monitored.removeprefix("val/") not in figures:
         raise TunelabError(
@@ -301,10 +287,13 @@ def _conclude(
     if prepared.is_measured:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
             tuned = measure_all(measure, model, prepared.data.test)
-        keep(folder, all_results(tuned, base))
-        write_all_predictions(folder.path, tuned, base)
+        models = ({BASE: base} if base else {}) | {TUNED: tuned}
+        found, tables = compare_all(models, reference=next(iter(models)), first=TUNED)
+        keep(folder, found)
+        write_answers(folder.path, models)
         write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
-        show_results(console, tuned, base)
+        for table in tables:
+            console.print(table)
     show_warnings(console, folder.summary.facts.setdefault("warnings", {}))
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
     log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, typed)

@@ -62,8 +62,10 @@ class Measurement:
         self, split: str, examples: Sequence[EvaluationExample]
     ) -> "dict[str, tuple[Measurement, Sequence[EvaluationExample]]]":
         """What a model is measured on by name, and how: the split, where it has examples, and every extra set."""
-        sets = {each.name: (replace(self, config=each.measures), each.examples) for each in self.prepared.sets}
-        return ({split: (self, examples)} if examples else {}) | sets
+        parts: dict[str, tuple[Measurement, Sequence[EvaluationExample]]] = {}
+        if examples:
+            parts[split] = self, examples
+        return parts | {each.name: (replace(self, config=each.measures), each.examples) for each in self.prepared.sets}
 
     def answer_figures(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> dict[str, float]:
         """The metrics of completions (one an example) and of choices, with neither counts nor those of the loss."""

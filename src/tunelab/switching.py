@@ -5,13 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from transformers import PreTrainedModel
 
 from tunelab.config import to_plain
+from tunelab.data.few_shot import FewShot
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.harness.tasks import Tasks
+from tunelab.evaluation.scores import spread
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import CausalLM
 from tunelab.model.taking_off import footprint, take_off
@@ -47,10 +50,12 @@ class Bench:
         loaded = self._load(subject)
         return self._measured(loaded.measure, loaded.model, examples)
 
-    def measure_few_shot(self, subject: Subject, examples: Sequence[EvaluationExample]) -> dict[str, SplitEvaluation]:
-        """Measure the base of `subject` on examples of the split that have others in front of them."""
+    def measure_few_shot(self, subject: Subject, shots: FewShot) -> dict[str, SplitEvaluation]:
+        """Measure the base of `subject` on the split behind worked examples; the scores are laid out over all of it."""
         loaded = self._load(subject)
-        return {self._split: loaded.measure(loaded.model, examples)}
+        found = loaded.measure(loaded.model, [example for example in shots.examples if example])
+        kept = np.array([example is not None for example in shots.examples])
+        return {self._split: replace(found, scores=[spread(each, kept) for each in found.scores])}
 
     def measure_tuned(self, subject: Subject, examples: Sequence[EvaluationExample]) -> dict[str, SplitEvaluation]:
         """The same of what was trained: an adapter on the base, or a whole model, for which the base makes room."""
