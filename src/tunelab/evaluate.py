@@ -16,11 +16,12 @@ from tunelab.data.records import EvaluationExample
 from tunelab.errors import ConfigError, DataError
 from tunelab.evaluation.harness.tasks import load_tasks
 from tunelab.evaluation.reporting import BASE
+from tunelab.folders import make_new_folder
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
-from tunelab.outcome import Measured, compare_all, show_warnings, write_answers
+from tunelab.outcome import Measured, compare_all, show, write_answers
 from tunelab.preflight import Prepared, mark_evaluation, prepare
 from tunelab.review.command import review
-from tunelab.run import RunFolder, make_new_folder
+from tunelab.run import RunFolder
 from tunelab.subject import Subject, check_loading
 from tunelab.switching import Bench
 from tunelab.terminal import RunConsole, quiet_libraries
@@ -43,11 +44,7 @@ def evaluate(
     """
     quiet_libraries()
     opened = [*([(run, folder)] if run and folder else []), *more]
-    settings = _settings(config, opened[0][0] if opened else None, overrides)
-    contenders = open_contenders(config, opened, settings)
-    names = _names(contenders, settings)
-    reference = _reference(config, names)
-    _check_pages(config, settings, names)
+    settings, contenders, reference = _open(config, opened, overrides)
     subject, split, target = contenders[0].subject, config.split.value, _target(config, contenders, settings)
     with closing(RunConsole(target.path / "run.log")) as console:
         prepared = prepare(subject.run, max(num_virtual_tokens_of_folder(each.place) for each in contenders))
@@ -64,13 +61,23 @@ def evaluate(
         write_answers(target.path, models)
         found, tables = compare_all(models, reference, contenders[0].name, {split: _left_out(settings, shots)})
         target.merge_results({**found, **_about(contenders, doubts, shots, settings)})
-        for table in tables:
-            console.print(table)
-        show_warnings(console, found.get("warnings", {}))
+        show(console, tables, found.get("warnings", {}))
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
         if config.pages:
             review(ReviewConfig(run=str(target.path), split=config.split), ())
         return dict(found["metrics"])
+
+
+def _open(
+    config: EvaluateConfig, opened: Sequence[Opened], overrides: Sequence[str]
+) -> tuple[EvaluationConfig, list[Contender], str]:
+    """How is measured, the tuned models that are, and the name of the model that the others are compared with."""
+    settings = _settings(config, opened[0][0] if opened else None, overrides)
+    contenders = open_contenders(config, opened, settings)
+    names = _names(contenders, settings)
+    reference = _reference(config, names)
+    _check_pages(config, settings, names)
+    return settings, contenders, reference
 
 
 def _target(config: EvaluateConfig, contenders: Sequence[Contender], settings: EvaluationConfig) -> RunFolder:

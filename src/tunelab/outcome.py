@@ -86,7 +86,9 @@ def keep(folder: RunFolder, found: Mapping[str, Mapping[str, Any]]) -> None:
     summary.facts |= {name: {**summary.facts.get(name, {}), **each} for name, each in beside.items()}
 
 
-def show_warnings(console: Console, warnings: Mapping[str, str]) -> None:
-    """What went wrong although everything was done as asked."""
+def show(console: Console, tables: Sequence[RenderableType], warnings: Mapping[str, str]) -> None:
+    """The tables, and below them what went wrong although everything was done as asked."""
+    for table in tables:
+        console.print(table)
     for sentence in warnings.values():
         console.print(f"warning: {sentence}")
