@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab import switching
 from tunelab.compose import dump_config, load_config
-from tunelab.config import DataConfig, DType, EvaluateConfig, EvaluationConfig, ModelConfig
+from tunelab.config import DataConfig, DType, EvaluateConfig, EvaluationConfig, EvaluationSetConfig, ModelConfig
 from tunelab.data.few_shot import few_shot
 from tunelab.data.preparing import open_stage, prepare_data
 from tunelab.errors import ConfigError, ModelError, TunelabError
@@ -131,9 +131,9 @@ def test_seeds_are_not_distinguishable_and_base_and_tuned_are(make_run, tmp_path
 
 
 def test_the_base_with_worked_examples_is_measured_on_the_same_responses(adapters, settings, model_folder, tmp_path):
-    settings["evaluation"] = EvaluationConfig(few_shot=3, seed=1, max_new_tokens=3)
+    settings["evaluation"] = EvaluationConfig(num_few_shot=3, seed=1, max_new_tokens=3)
     config = EvaluateConfig(adapter=adapters["lora"], **settings)
-    measured = evaluate(config, None, None, ["evaluation.few_shot=3", "evaluation.seed=1"])
+    measured = evaluate(config, None, None, ["evaluation.num_few_shot=3", "evaluation.seed=1"])
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     examples = prepare_data(config.data, tokenizer, tmp_path / "cache").test[:]
     shown = few_shot(open_stage(config.data, tokenizer), "test", examples, 3, 1, 256)
@@ -154,7 +154,7 @@ def test_the_base_with_worked_examples_is_measured_on_the_same_responses(adapter
 
 
 def test_prompts_without_room_are_left_out_and_said(adapters, settings, tmp_path, capsys):
-    settings["evaluation"] = EvaluationConfig(few_shot=7, generate=False)
+    settings["evaluation"] = EvaluationConfig(num_few_shot=7, generate=False)
     measured = evaluate(EvaluateConfig(adapter=adapters["lora"], **settings), None, None, [])
     left_out = json.loads(written(tmp_path, "summary.json").read_text())["few_shot"]["num_left_out"]
     assert 0 < left_out == measured["base/test/num_examples"] - measured["base-7-shot/test/num_examples"]
@@ -182,6 +182,10 @@ def test_what_cannot_be_compared_is_refused_before_weights(adapters, settings, t
     assert "found neither in 'nowhere'" in refused({"adapters": [lora, "nowhere"]}, settings)
     assert "found 'base'; set adapters={<name>" in refused({"adapters": {"base": lora, "x": dora}}, settings)
     assert "found 'a/b'" in refused({"adapters": {"a/b": lora, "x": dora}}, settings)
+    assert "found 'harness'" in refused({"adapters": {"harness": lora, "x": dora}}, settings)
+    sets = {"dora": EvaluationSetConfig(data=DataConfig(path="x.jsonl"))}
+    named = settings | {"evaluation": EvaluationConfig(sets=sets)}
+    assert "harness, dora, found 'dora'" in refused({"adapters": [lora, dora]}, named)
     assert refused({"adapters": [lora, dora], "reference": "lore"}, settings) == (
         "reference: expected one of base, lora, dora, found 'lore'; set reference=base."
     )
@@ -233,8 +237,8 @@ def test_training_data_that_are_measured_on_are_named(make_run, data_file, tmp_p
 
 
 def test_training_refuses_worked_examples(tiny_config, tmp_path):
-    with pytest.raises(ConfigError, match=r"^evaluation\.few_shot: expected 0 for training, found 4"):
-        fine_tune(tiny_config("evaluation.few_shot=4"), RunFolder(tmp_path), [])
+    with pytest.raises(ConfigError, match=r"^evaluation\.num_few_shot: expected 0 for training, found 4"):
+        fine_tune(tiny_config("evaluation.num_few_shot=4"), RunFolder(tmp_path), [])
 
 
 def test_lists_and_mappings_are_typed(compose_config):

@@ -14,7 +14,7 @@ from tunelab.errors import ConfigError, ModelError
 from tunelab.evaluation.reporting import BASE, TUNED
 from tunelab.model.origin import RECORD
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.naming import is_name, names_by_place, names_by_settings
+from tunelab.naming import RESERVED, is_name, names_by_place, names_by_settings
 from tunelab.run import RunFolder
 from tunelab.subject import Subject, open_subject
 
@@ -111,7 +111,8 @@ def _names(entries: Sequence[Contender], settings: EvaluationConfig) -> list[str
     by_settings = len(runs) == len(nameless) > 1 and names_by_settings([to_plain(run) for run in runs])
     found = iter(by_settings or (names_by_place([entry.place for entry in nameless]) if nameless else []))
     names = [entry.name or next(found) for entry in entries]
-    taken = (BASE, few_shot_name(settings.few_shot), "train", "validation", "test")
+    few_shot = [few_shot_name(settings.num_few_shot)] if settings.num_few_shot else []
+    taken = (*RESERVED, *few_shot, *to_plain(settings)["sets"])
     for name in names:
         if not is_name(name) or name in taken or names.count(name) > 1:
             raise ConfigError(

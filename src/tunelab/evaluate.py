@@ -83,7 +83,8 @@ def _open(
 def _target(config: EvaluateConfig, contenders: Sequence[Contender], settings: EvaluationConfig) -> RunFolder:
     """Where results go: a run's published figures are replaced by the same measurement only."""
     first = contenders[0]
-    if len(contenders) == 1 and first.subject.folder and first.run and settings == first.run.evaluation:
+    is_same = first.run is not None and settings == first.run.evaluation and not config.harness.tasks
+    if len(contenders) == 1 and first.subject.folder and is_same:
         return first.subject.folder
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     return RunFolder(make_new_folder(Path(config.output_dir) / "evaluations" / now))
@@ -91,7 +92,7 @@ def _target(config: EvaluateConfig, contenders: Sequence[Contender], settings: E
 
 def _names(contenders: Sequence[Contender], settings: EvaluationConfig) -> list[str]:
     """All models, in the order in which they are measured."""
-    few_shot = [few_shot_name(settings.few_shot)] if settings.few_shot else []
+    few_shot = [few_shot_name(settings.num_few_shot)] if settings.num_few_shot else []
     return [*([BASE] if settings.base else []), *few_shot, *(each.name for each in contenders)]
 
 
@@ -142,11 +143,11 @@ def _shots(
 ) -> FewShot | None:
     """The prompts with worked examples in front, where they are asked for."""
     settings = subject.run.evaluation
-    if not settings.few_shot:
+    if not settings.num_few_shot:
         return None
     positions: int | None = getattr(subject.architecture.get_text_config(), "max_position_embeddings", None)
     stage = open_stage(subject.run.data, prepared.tokenizer)
-    return few_shot(stage, config.split.value, examples, settings.few_shot, settings.seed, positions)
+    return few_shot(stage, config.split.value, examples, settings.num_few_shot, settings.seed, positions)
 
 
 def _measure(
@@ -158,7 +159,7 @@ def _measure(
     if first.run.evaluation.base:
         models[BASE] = bench.measure_base(first, examples)
     if shots is not None:
-        models[few_shot_name(first.run.evaluation.few_shot)] = bench.measure_few_shot(first, shots)
+        models[few_shot_name(first.run.evaluation.num_few_shot)] = bench.measure_few_shot(first, shots)
     for contender in contenders:
         models[contender.name] = bench.measure_tuned(contender.subject, examples)
     return models
@@ -176,7 +177,7 @@ def _left_out(settings: EvaluationConfig, shots: FewShot | None) -> list[str]:
     """Prompts that have no room for worked examples, in a sentence."""
     if shots is None or not shots.num_left_out:
         return []
-    name, count = few_shot_name(settings.few_shot), len(shots.examples)
+    name, count = few_shot_name(settings.num_few_shot), len(shots.examples)
     return [
         f"{name}: {shots.num_left_out:,} of {count:,} prompts are too long with the examples before them (or their "
         "response was cut) and were left out; it is compared on the others"
@@ -194,7 +195,7 @@ def _about(
         about["contamination"] = dict(doubts)
     if shots is not None:
         about["few_shot"] = {
-            "count": settings.few_shot,
+            "count": settings.num_few_shot,
             "seed": settings.seed,
             "examples": shots.origins,
             "num_left_out": shots.num_left_out,

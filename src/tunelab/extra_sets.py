@@ -1,14 +1,13 @@
 """Sets that are measured besides the test split: read and tokenised like it, each measured in its own way."""
 
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from tunelab.config import DataConfig, EvaluationConfig, SetMeasures, mark_read
+from tunelab.config import SET_KEYS, EvaluationConfig, in_keys_of_set, mark_read
 from tunelab.data.preparing import PreparedData, prepare_data
 from tunelab.data.storing import StoredEvaluation
 from tunelab.errors import TunelabError
@@ -61,19 +60,9 @@ def _prepare(
         data = prepare_data(section.data, tokenizer, cache)
         check(data.longest)
     except TunelabError as error:
-        raise type(error)(_in_keys_of(name, str(error))) from error
-    mark_read(section.evaluation, *_KEYS["evaluation"] & set(measures.used_keys()))
+        raise type(error)(in_keys_of_set(name, str(error))) from error
+    mark_read(section.evaluation, *SET_KEYS["evaluation"] & set(measures.used_keys()))
     return ExtraSet(name, data, measures)
-
-
-_KEYS = {"data": {f.name for f in fields(DataConfig)}, "evaluation": {f.name for f in fields(SetMeasures)}}
-
-
-def _in_keys_of(name: str, message: str) -> str:
-    """The message of an error with the set's keys in it: those to change are not the run's."""
-    own = "|".join(rf"{section}\.(?:{'|'.join(keys)})" for section, keys in _KEYS.items())
-    renamed = re.sub(rf"(?<![\w./])(?:{own})\b", lambda found: f"evaluation.sets.{name}.{found[0]}", message)
-    return renamed if renamed != message else f"evaluation.sets.{name}: {message}"
 
 
 def sources_of(sets: tuple[ExtraSet, ...]) -> Mapping[str, Any]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Begin other keys of summary.json: neither a model nor an extra set is called so.
+RESERVED = ("train", "validation", "test", "val", "base", "tuned", "harness")
 MAX_PARTS = 3  # of a name that is made of settings
 # What says nothing of a model, or is chosen for the machine.
 _IGNORED = ("output_dir", "resume", "logger", "evaluation", "trainer.micro_batch_tokens", "trainer.log_every_steps")

@@ -191,7 +191,7 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
-    _refuse_few_shot(config.evaluation.few_shot)
+    _refuse_few_shot(config.evaluation.num_few_shot)
     _check_types(peft_config, prepared)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
@@ -214,8 +214,8 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
 def _refuse_few_shot(count: int) -> None:
     if count:
         raise ConfigError(
-            f"evaluation.few_shot: expected 0 for training, found {count}; leave it out here, and after the run: "
-            f"python evaluate.py run=<run folder> evaluation.few_shot={count}."
+            f"evaluation.num_few_shot: expected 0 for training, found {count}; leave it out here, and after the run: "
+            f"python evaluate.py run=<run folder> evaluation.num_few_shot={count}."
         )
 
 

@@ -8,7 +8,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from tunelab.config import EvaluationConfig
+from tunelab.data.records import EvaluationExample, TokenizedExample
 from tunelab.errors import ConfigError
+from tunelab.evaluation.measurable import measurable
 from tunelab.evaluation.metrics import Answer, check_metrics, chosen_metrics
 from tunelab.evaluation.scores import estimates, score_answers
 
@@ -103,6 +105,13 @@ def test_it_applies_where_the_reference_has_a_word(encoder):
     folder, *_ = encoder
     scores, _ = scores_of(settings(folder), [("cat", " "), ("cat", "cat")])
     assert (scores.count, scores.applies.tolist()) == (1, [False, True])
+
+
+@pytest.mark.parametrize(("reference", "found"), [("the cat", {"bert_score": True}), (" ", {})])
+def test_what_can_be_measured_is_known_without_the_encoder(encoder, monkeypatch, reference, found):
+    monkeypatch.setattr("tunelab.evaluation.metrics.bert.load_encoder", None)
+    tokenized = TokenizedExample(torch.tensor([1, 2]), torch.tensor([False, True]), "row")
+    assert measurable(settings(encoder[0]), [EvaluationExample([1], "what", reference, tokenized, "row")]) == found
 
 
 @pytest.mark.parametrize(

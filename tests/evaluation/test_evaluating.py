@@ -90,7 +90,8 @@ def test_loss_is_that_of_each_example_alone(model, tokenizer):
         "perplexity": math.exp(nll / count), "token_accuracy": correct / count,
     }, rel=1e-12)  # fmt: skip
     settings = settings_for(model, 100, EvaluationConfig())
-    assert evaluating.example_sums(model, examples, settings, PAD) == pytest.approx(expected, rel=1e-12)
+    sequences = [example.tokenized for example in examples]
+    assert evaluating.sequence_sums(sequences, model, settings, PAD) == pytest.approx(expected, rel=1e-12)
     alone = evaluate(model, tokenizer, examples, budget=1, generate=False).metrics
     assert alone == pytest.approx(metrics, rel=1e-12)
 
@@ -142,7 +143,7 @@ def test_keys_are_read_only_where_they_matter(model, tokenizer, settings: dict):
     used = set(config.used_keys())
     object.__getattribute__(config, "__dict__")["_read"] = set()  # the checks of the config read them too
     evaluate_split(model, tokenizer, make_examples(tokenizer, ["a"]), settings_for(model, 64, config))
-    assert read_keys(config) == used - {"base"}  # which the callers read
+    assert read_keys(config) == used - {"base", "num_few_shot"}  # which the callers read
     assert ("max_new_tokens" in used) == settings.get("generate", True)
     assert ("seed" in used) == ("temperature" in settings)
 

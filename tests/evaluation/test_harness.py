@@ -13,18 +13,21 @@ from rich.console import Console
 from tokenizers import processors
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import EvaluationConfig, HarnessConfig, to_plain
+from tunelab.compose import dump_config, load_config
+from tunelab.config import EvaluateConfig, EvaluationConfig, HarnessConfig, to_plain
 from tunelab.data.rendering import decide_template
 from tunelab.errors import ConfigError, DataError
 from tunelab.evaluate import evaluate
-from tunelab.evaluation.comparing import compare
+from tunelab.evaluation.comparing import Comparison, compare, compare_models
 from tunelab.evaluation.evaluating import SplitSettings
-from tunelab.evaluation.harness.results import Column
+from tunelab.evaluation.harness.results import Column, write_samples
 from tunelab.evaluation.harness.tasks import load_tasks
 from tunelab.evaluation.scores import estimates
+from tunelab.finetune import fine_tune
 from tunelab.measuring import prove_shortcuts
 from tunelab.model.loading import load_base_model
 from tunelab.preflight import prepare
+from tunelab.run import RunFolder
 from tunelab.training.objective import SftObjective
 
 pytest.importorskip("lm_eval", reason="needs the extra eval: pip install 'tunelab[eval]'")
@@ -120,8 +123,9 @@ def test_the_embedded_task_gives_our_own_choice_accuracy(compose_config, tmp_pat
     model = load_base_model(config.model, prepared.device)
     measure = prove_shortcuts(config, prepared, model, Console(quiet=True))
     ours = {each.name: each for each in measure(model, prepared.data.test).scores}
-    asked = {"tasks": "tickets_category", "include": "embedded:harness", "limit": 40, "apply_chat_template": True}
-    theirs = {each.name: each for each in measure.on_tasks(model, loaded(prepared.tokenizer, **asked)).scores}
+    asked = {"tasks": "tickets_category", "include": "embedded:harness", "apply_chat_template": True}
+    tasks = loaded(prepared.tokenizer, **asked, max_examples=40)
+    theirs = {each.name: each for each in measure.on_tasks(model, tasks).scores}
     for our_name, name in (("choice_accuracy", "acc"), ("choice_accuracy_norm", "acc_norm")):
         mine, other = ours[our_name], theirs[f"tickets_category/{name}"]
         assert other.sums[:, 0].tolist() == mine.sums[:, 0].tolist()
@@ -146,7 +150,7 @@ def test_values_are_those_of_its_own_wrapper(folder, method):
         model = get_peft_model(model, PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5))
     model.train()
     names = ["sum_choice", "sum_text"] if method == "prefix" else ["sum_choice", "sum_text", "sum_written"]
-    tasks = loaded(tokenizer, tasks=names, include=str(folder), num_fewshot=2)
+    tasks = loaded(tokenizer, tasks=names, include=str(folder), num_few_shot=2)
     found = tasks.measure(model, tokenizer, settings_of(model))
     assert model.training
     for task in tasks.loaded["tasks"].values():
@@ -174,7 +178,7 @@ def test_long_prompts_lose_their_beginning_and_are_counted(folder):
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer))
     model.config.max_position_embeddings = 100
-    tasks = loaded(tokenizer, tasks=["sum_choice"], include=str(folder), num_fewshot=15, limit=3)
+    tasks = loaded(tokenizer, tasks=["sum_choice"], include=str(folder), num_few_shot=15, max_examples=3)
     found = tasks.measure(model, tokenizer, settings_of(model))
     assert found.metrics["num_cut_requests"] == 9
     assert found.metrics["num_examples"] == 3
@@ -265,23 +269,50 @@ def test_few_shots_are_rendered_as_turns():
 # --- from values of documents to scores ---------------------------------------------------------------------------
 
 
-def column(values, aggregate):
-    return Column("t", "m", tuple(values), aggregate, True).scores()
+def column(values, aggregate, aggregation="mean"):
+    return Column("t", "m", tuple(values), aggregate, True, aggregation).scores()
 
 
 def test_sums_are_taken_where_they_give_the_same_value():
     mean = column([1, 0, 1, 1], 0.75)
     assert (mean.value, mean.metric.is_rate, mean.metric.unit.symbol) == (0.75, True, " %")
     assert not column([0.5, 1.0], 0.75).metric.is_rate
-    assert column([-3.0, -1.0], float(np.exp(2))).value == pytest.approx(np.exp(2))  # perplexity of documents
+    assert column([-3.0, -1.0], float(np.exp(2)), "perplexity").value == pytest.approx(np.exp(2))
     pairs = [(-6.0, 2), (-4.0, 3)]
-    assert column(pairs, float(np.exp(2))).value == pytest.approx(np.exp(2))
-    assert column(pairs, 2 / float(np.log(2))).value == pytest.approx(2 / np.log(2))
-    other = column([1, 0, 1], 0.123)  # BLEU, say
-    assert (other.value, other.overall, other.count) == (0.123, 0.123, 3)
-    assert estimates([other])["t/m"].interval is None
+    assert column(pairs, float(np.exp(2)), "weighted_perplexity").value == pytest.approx(np.exp(2))
+    assert column(pairs, 2 / float(np.log(2)), "bits_per_byte").value == pytest.approx(2 / np.log(2))
+    by_size = column([1, 0, 1], 0.123)  # a group that weighs its tasks alike
+    assert (by_size.value, by_size.overall, by_size.count) == (0.123, 0.123, 3)
+    assert estimates([by_size])["t/m"].interval is None
     partly = column([1, None, 0], 0.5)
     assert (partly.count, partly.value) == (2, 0.5)
+
+
+@pytest.mark.parametrize("name", ["f1", "matthews_corrcoef"])
+def test_pairs_of_labels_are_no_sums(name):
+    from lm_eval.api.registry import get_aggregation
+
+    labels = [(1, 1), (0, 0), (1, 1), (0, 0)]  # a perfect model: also the ratio of their sums is 1
+    found = column(labels, float(get_aggregation(name)(labels)), name)
+    assert (found.value, found.overall, found.count) == (1, 1, 4)
+    assert estimates([found])["t/m"].interval is None
+
+
+def test_texts_are_counted():
+    from lm_eval.api.registry import get_aggregation
+
+    texts = [("a b c d e", "a b c d x"), ("f g h i", "f g h i"), None]
+    found = column(texts, float(get_aggregation("bleu")(texts[:2])), "bleu")
+    assert (found.count, estimates([found])["t/m"].count) == (2, 2)
+
+
+@pytest.mark.parametrize("aggregates", [(0.5, 0.7), (0.7, 0.5)])
+def test_a_group_whose_documents_give_its_value_for_one_of_two_models(aggregates):
+    """By chance 0.5 is the mean of the documents too; nothing but the change is left to say."""
+    first, second = ([column([1, 0, 1, 0], aggregate)] for aggregate in aggregates)
+    change = pytest.approx(aggregates[1] - aggregates[0])
+    for found in (compare(first, second), compare_models({"a": first, "b": second}, "a")["b", "a"]):
+        assert found == {"t/m": Comparison(change=change, count=4)}
 
 
 def test_metrics_of_different_documents_are_compared_each_on_its_own():
@@ -309,7 +340,7 @@ def test_the_command_measures_base_and_tuned(compose_config, model_folder, data_
     overrides = [
         f"adapter={adapter}", f"model.path={model_folder}", "data=file", f"data.path={data_file}", "evaluation=loss",
         "data.test_fraction=0.2", f"output_dir={tmp_path}", "harness.tasks=[sum_choice,sum_text]",
-        f"harness.include={folder}", "harness.limit=9", "harness.num_fewshot=1",
+        f"harness.include={folder}", "harness.max_examples=9", "harness.num_few_shot=1",
     ]  # fmt: skip
     config = compose_config(*overrides, command="evaluate")
     metrics = evaluate(config, None, None, overrides)
@@ -330,10 +361,33 @@ def test_the_command_measures_base_and_tuned(compose_config, model_folder, data_
     assert "sum_choice acc %" in capsys.readouterr().out
 
 
+def test_documents_are_strict_json(tmp_path):
+    scores = {"acc": float("nan"), "pair": (float("-inf"), 2)}
+    write_samples(tmp_path / "harness.jsonl", {"base": [{"id": "t:0", "scores": scores}]})
+    [line] = (tmp_path / "harness.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"model": "base", "id": "t:0", "scores": {"acc": None, "pair": [None, 2]}}
+
+
+def test_the_summary_of_a_run_keeps_its_own_figures(tiny_config, folder, tmp_path):
+    """With tasks a measurement has a folder of its own: one of a few documents replaces no figure of all."""
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    trained = tiny_config(f"output_dir={tmp_path}")
+    run.write_text("config.yaml", dump_config(trained))
+    fine_tune(trained, run, [])
+    before = run.read_summary()
+    harness = HarnessConfig(tasks="sum_choice", include=str(folder), max_examples=1)
+    config = EvaluateConfig(run=str(run.path), harness=harness, output_dir=str(tmp_path))
+    evaluate(config, load_config(run.path / "config.yaml"), run, [])
+    assert run.read_summary() == before
+    [written] = (tmp_path / "evaluations").glob("*/summary.json")
+    assert "harness/sum_choice/acc" in json.loads(written.read_text())["metrics"]
+
+
 def test_a_key_without_tasks_is_refused(compose_config):
-    overrides = ["adapter=x", "harness.limit=3"]
+    overrides = ["adapter=x", "harness.max_examples=3"]
     config = compose_config(*overrides, command="evaluate")
-    with pytest.raises(ConfigError, match=r"harness\.limit: set, but nothing uses it"):
+    with pytest.raises(ConfigError, match=r"harness\.max_examples: set, but nothing uses it"):
         refuse_unread_keys(config, overrides)
     assert to_plain(config)["harness"]["tasks"] == []
 
@@ -342,8 +396,8 @@ def test_a_key_without_tasks_is_refused(compose_config):
     ("changes", "message"),
     [
         ({"tasks": [1]}, r"harness\.tasks: expected a list of names"),
-        ({"tasks": "x", "limit": 0}, r"harness\.limit: expected null or at least 1"),
-        ({"tasks": "x", "num_fewshot": -1}, r"harness\.num_fewshot: expected 0 or more"),
+        ({"tasks": "x", "max_examples": 0}, r"harness\.max_examples: expected null or at least 1"),
+        ({"tasks": "x", "num_few_shot": -1}, r"harness\.num_few_shot: expected 0 or more"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):
@@ -363,9 +417,9 @@ def test_tasks_that_cannot_be_loaded(folder, tmp_path):
         (tmp_path / f"{name}.yaml").write_text(text)
     own = {"include": str(tmp_path)}
     with pytest.raises(
-        ConfigError, match=r"num_fewshot: expected null or 0 for 'zero', whose own file says 0, found 2"
+        ConfigError, match=r"num_few_shot: expected null or 0 for 'zero', whose own file says 0, found 2"
     ):
-        loaded(tokenizer, tasks="zero", num_fewshot=2, **own)
+        loaded(tokenizer, tasks="zero", num_few_shot=2, **own)
     with pytest.raises(ConfigError, match=r"harness\.tasks: gone cannot be set up: .*HF_HUB_OFFLINE is set"):
         loaded(tokenizer, tasks="gone", **own)
     with pytest.raises(ConfigError, match="found 'unsafe', which runs what the model writes"):

@@ -60,8 +60,10 @@ from tunelab.config.section import (
     to_plain,
 )
 from tunelab.config.sets import (
+    SET_KEYS,
     EvaluationSetConfig,
     SetMeasures,
+    in_keys_of_set,
 )
 from tunelab.config.sweep import (
     Rerun,
@@ -80,6 +82,7 @@ from tunelab.config.training import (
 
 __all__ = [
     "MISSING",
+    "SET_KEYS",
     "Accelerator",
     "Action",
     "AnySplit",
@@ -126,6 +129,7 @@ __all__ = [
     "TrainerConfig",
     "all_reads",
     "forget_reads",
+    "in_keys_of_set",
     "mark_read",
     "mark_reads",
     "read_entries",

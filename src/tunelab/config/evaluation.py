@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tunelab.config.section import Section, require, to_plain
-from tunelab.config.sets import EvaluationSetConfig, check_set_name
+from tunelab.config.sets import EvaluationSetConfig, check_set_name, in_keys_of_set
 from tunelab.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ class EvaluationConfig(Section):
     """What is measured on the test split, for the base model and for the tuned one."""
 
     base: bool = True  # measure the base model too
-    few_shot: int = 0  # evaluate.py: the base model once more, with so many training examples before each prompt
+    num_few_shot: int = 0  # evaluate.py: the base model once more, with so many training examples before each prompt
     generate: bool = True  # completions and their scores, besides the loss
     metrics: Any = "auto"  # names, see docs/evaluation.md; auto: what fits the references
     regex: str | None = None  # the pattern that the metric regex_match looks for
@@ -24,7 +24,7 @@ class EvaluationConfig(Section):
     temperature: float = 0.0  # 0: greedy, always the most likely token; above: tokens are drawn
     top_p: float = 1.0  # draw among the fewest most likely tokens whose probabilities reach this …
     top_k: int | None = None  # … of the so many most likely ones; null: of all
-    seed: int = 0  # of drawn tokens (with it a sample depends on its prompt alone) and of the few_shot examples
+    seed: int = 0  # of drawn tokens (with it a sample depends on its prompt alone) and of the worked examples
     num_samples: int = 1  # completions of each example, for pass@k and majority votes
     generation_batch_tokens: int = 16384  # memory knob: prompt and completion positions of one batch
     sets: dict[str, EvaluationSetConfig] = field(default_factory=dict[str, EvaluationSetConfig])  # name → extra set
@@ -38,14 +38,14 @@ class EvaluationConfig(Section):
         require(self.top_k is None or self.top_k >= 1, "evaluation.top_k", "null or at least 1", self.top_k)
         require(0 <= self.seed < 2**32, "evaluation.seed", "an integer in [0, 2**32)", self.seed)
         require(self.num_samples >= 1, "evaluation.num_samples", "at least 1", self.num_samples)
-        require(self.few_shot >= 0, "evaluation.few_shot", "0 or more examples", self.few_shot)
+        require(self.num_few_shot >= 0, "evaluation.num_few_shot", "0 or more examples", self.num_few_shot)
         if self.num_samples > 1 and self.temperature == 0:
             raise ConfigError(
                 "evaluation.num_samples: expected 1 for greedy completions, which are all the same, found "
                 f"{self.num_samples}; set evaluation.temperature=0.8, say."
             )
         for key, usual in (("top_p", 1.0), ("top_k", None), ("seed", 0)):
-            if self.temperature == 0 and getattr(self, key) != usual and not (key == "seed" and self.few_shot):
+            if self.temperature == 0 and getattr(self, key) != usual and not (key == "seed" and self.num_few_shot):
                 raise ConfigError(
                     f"evaluation.{key}: expected {usual} for greedy completions, which draw nothing, found "
                     f"{getattr(self, key)}; set evaluation.temperature=0.8, say, or leave it out."
@@ -65,16 +65,23 @@ class EvaluationConfig(Section):
             self.of_set(name)  # which checks the values
 
     def of_set(self, name: str) -> "EvaluationConfig":
-        """How the extra set `name` is measured; nothing counts as read."""
+        """How the extra set `name` is measured; nothing counts as read.
+
+        Raises:
+            ConfigError: a value that the set changes cannot be.
+        """
         plain: dict[str, Any] = to_plain(self)
         given = plain.pop("sets")[name]["evaluation"]
         plain["regex"] = None
         plain |= {key: value for key, value in given.items() if value is not None}
-        return EvaluationConfig(**plain)
+        try:
+            return EvaluationConfig(**plain)
+        except ConfigError as error:
+            raise ConfigError(in_keys_of_set(name, str(error))) from error
 
     def used_keys(self) -> list[str]:
         """The keys that measuring reads, given the others."""
-        keys = ["base", "few_shot", "generate", "max_examples", "metrics"]
+        keys = ["base", "num_few_shot", "generate", "max_examples", "metrics"]
         if "regex_match" in self.metrics:
             keys += ["regex"]
         if "bert_score" in self.metrics:
@@ -83,7 +90,7 @@ class EvaluationConfig(Section):
             keys += ["max_new_tokens", "generation_batch_tokens", "temperature", "num_samples"]
         if self.generate and self.temperature > 0:
             keys += ["top_p", "top_k", "seed"]
-        return [*keys, "seed"] if self.few_shot else keys
+        return [*keys, "seed"] if self.num_few_shot else keys
 
 
 def _are_names(value: Any) -> bool:

@@ -144,13 +144,11 @@ class EvaluateConfig(SubjectConfig):
             ConfigError: it is neither a list of folders nor a mapping of names to folders.
         """
         value: Any = getattr(self, key)
-        pairs: list[tuple[Any, Any]] = (
-            list(value.items())
-            if isinstance(value, Mapping)
-            else [(None, each) for each in value or ()]
-            if value is None or isinstance(value, list)
-            else [(None, None)]
-        )
+        pairs: list[tuple[Any, Any]] = [(None, None)]  # what is refused
+        if isinstance(value, Mapping):
+            pairs = list(value.items())
+        elif value is None or isinstance(value, list):
+            pairs = [(None, each) for each in value or ()]
         for name, folder in pairs:
             if not (isinstance(folder, str) and folder) or not (name is None or isinstance(name, str)):
                 raise ConfigError(

@@ -1,14 +1,13 @@
 """Extra sets: what is measured besides the test split, and how it differs from that."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tunelab.config.data import DataConfig
 from tunelab.config.section import Section, require, to_plain
 from tunelab.errors import ConfigError
-
-TAKEN = ("train", "validation", "test", "val", "base", "tuned")  # begin other keys of summary.json
+from tunelab.naming import RESERVED
 
 
 @dataclass(kw_only=True)
@@ -50,8 +49,18 @@ class EvaluationSetConfig(Section):
 
 def check_set_name(name: str) -> None:
     """Raise a ConfigError where summary.json could not use `name` as the first part of its keys."""
-    if not re.fullmatch(r"\w[\w-]*", name) or name in TAKEN:
+    if not re.fullmatch(r"\w[\w-]*", name) or name in RESERVED:
         raise ConfigError(
-            f"evaluation.sets: expected names of letters and digits, and none of {', '.join(TAKEN)}, found {name!r}; "
-            "name the set: 'evaluation.sets={mine:<file>}'."
+            f"evaluation.sets: expected names of letters and digits, and none of {', '.join(RESERVED)}, found "
+            f"{name!r}; name the set: 'evaluation.sets={{mine:<file>}}'."
         )
+
+
+SET_KEYS = {"data": {f.name for f in fields(DataConfig)}, "evaluation": {f.name for f in fields(SetMeasures)}}
+
+
+def in_keys_of_set(name: str, message: str) -> str:
+    """The message of an error with the set's keys in it: those to change are not the run's."""
+    own = "|".join(rf"{section}\.(?:{'|'.join(keys)})" for section, keys in SET_KEYS.items())
+    renamed = re.sub(rf"(?<![\w./])(?:{own})\b", lambda found: f"evaluation.sets.{name}.{found[0]}", message)
+    return renamed if renamed != message else f"evaluation.sets.{name}: {message}"

@@ -61,7 +61,8 @@ class TrainerConfig(Section):
         samples = self.num_sample_completions
         require(samples >= 0, "trainer.num_sample_completions", "0 or more", samples)
         monitor = self.monitor
-        require(monitor[:4] == "val/" and len(monitor) > 4, "trainer.monitor", "val/<metric>", monitor)
+        is_named = monitor.startswith("val/") and monitor != "val/"
+        require(is_named, "trainer.monitor", "val/<metric>", monitor)
 
 
 class Schedule(Enum):

@@ -21,7 +21,7 @@ from tunelab.data.records import (
 from tunelab.data.tokenizing import Encoder
 from tunelab.errors import DataError
 
-_REMEDY = "leave evaluation.few_shot out"
+_REMEDY = "leave evaluation.num_few_shot out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def few_shot(
     first = next((each for example, each in zip(examples, rendered, strict=True) if example and each), None)
     if first is None:
         raise DataError(
-            f"evaluation.few_shot: expected prompts that leave room for {count} examples before them, with whole "
+            f"evaluation.num_few_shot: expected prompts that leave room for {count} examples before them, with whole "
             f"responses, found none of {len(measured)} ({num_positions} positions); lower it, or {_REMEDY}."
         )
     return FewShot(examples, [shot.origin for shot in shots], first.prompt)
@@ -92,11 +92,13 @@ def _read(stage: Stage, split: str, count: int, seed: int) -> tuple[list[Convers
                 asked.append(_conversation(example))
             elif item.split == "train" and isinstance(example, Conversation):
                 draw = (generator.random(), number, example)
-                _ = heapq.heappush(drawn, draw) if len(drawn) < count else heapq.heappushpop(drawn, draw)
+                heapq.heappush(drawn, draw)
+                if len(drawn) > count:
+                    heapq.heappop(drawn)
     if len(drawn) < count:
         raise DataError(
-            f"evaluation.few_shot: expected {count} training examples to show, found {len(drawn)} conversations; lower "
-            f"it, or {_REMEDY}."
+            f"evaluation.num_few_shot: expected {count} training examples to show, found {len(drawn)} conversations; "
+            f"lower it, or {_REMEDY}."
         )
     return [shot for _, _, shot in sorted(drawn, reverse=True)], asked
 
@@ -104,8 +106,8 @@ def _read(stage: Stage, split: str, count: int, seed: int) -> tuple[list[Convers
 def _conversation(example: Example) -> Conversation:
     if not isinstance(example, Conversation):
         raise DataError(
-            "evaluation.few_shot: expected conversations, with prompts to put examples before, found one without turns "
-            f"({example.origin}); {_REMEDY}."
+            "evaluation.num_few_shot: expected conversations, with prompts to put examples before, found one without "
+            f"turns ({example.origin}); {_REMEDY}."
         )
     return example
 
@@ -128,7 +130,7 @@ def _rendered(
                 found.append(fronted[number] if len(fronted) == len(plain) else None)
     if len(found) < len(measured):
         raise DataError(
-            f"evaluation.few_shot: expected the rows of the split as they were prepared, found "
+            f"evaluation.num_few_shot: expected the rows of the split as they were prepared, found "
             f"{measured[len(found)].origin} changed; run again when the data are complete."
         )
     return found

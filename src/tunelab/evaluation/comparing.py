@@ -98,9 +98,14 @@ def _on_shared(first: Sequence[Scores], second: Sequence[Scores]) -> tuple[list[
     """
     by_name = {scores.name: scores for scores in second}
     pairs = [(scores, by_name[scores.name]) for scores in first if scores.name in by_name]
-    pairs = [pair for pair in pairs if pair[0].metric.overall is None or _have_the_same(*pair)]
+    pairs = [pair for pair in pairs if not _is_overall(*pair) or _have_the_same(*pair)]
     found = [pair if _have_the_same(*pair) else _restricted(*pair) for pair in pairs]
     return [before for before, _ in found], [after for _, after in found]
+
+
+def _is_overall(first: Scores, second: Scores) -> bool:
+    """Whether one of the two is no sum over examples."""
+    return first.metric.overall is not None or second.metric.overall is not None
 
 
 def _have_the_same(first: Scores, second: Scores) -> bool:
@@ -126,7 +131,7 @@ def _compared(first: Sequence[Scores], second: Sequence[Scores]) -> _Compared:
     pairs = [(scores, by_name[scores.name]) for scores in first if scores.name in by_name]
     pairs = [pair for pair in pairs if _is_paired(*pair)]
     comparisons = {a.name: Comparison(change=b.value - a.value, count=a.count) for a, b in pairs}
-    resampled = [pair for pair in pairs if pair[0].overall is None and len(pair[0].applies) > 1]
+    resampled = [pair for pair in pairs if not _is_overall(*pair) and len(pair[0].applies) > 1]
     for group in by_number(resampled, lambda pair: len(pair[0].applies)):
         comparisons |= _with_intervals(group, comparisons)
         comparisons |= _with_tests(group, comparisons)
@@ -135,8 +140,7 @@ def _compared(first: Sequence[Scores], second: Sequence[Scores]) -> _Compared:
 
 def _is_paired(first: Scores, second: Scores) -> bool:
     """Whether there is anything to compare; raises where the examples are not the same."""
-    is_overall = first.metric.overall is not None
-    if len(first.applies) != len(second.applies) or (not is_overall and (first.applies != second.applies).any()):
+    if len(first.applies) != len(second.applies) or not (_is_overall(first, second) or _have_the_same(first, second)):
         raise DataError(
             f"{first.name}: expected scores of two models on the same examples, found {first.count} and {second.count} "
             "scored examples that are not the same; measure both models on one split."

@@ -92,7 +92,7 @@ def observe(
     """Run `model` on `examples`, the first `config.max_examples` of them. It is in eval mode meanwhile."""
     config, pad = settings.config, pad_token_id(tokenizer)
     examples = examples[: config.max_examples]
-    sums = example_sums(model, examples, settings, pad)
+    sums = sequence_sums([example.tokenized for example in examples], model, settings, pad)
     choices = _choices(model, examples, settings, pad) if chosen_choice_metrics(config) else []
     if not config.generate:
         return Observations(sums, choices, [])
@@ -149,17 +149,10 @@ def evaluate_split(
     )
 
 
-def example_sums(
-    model: torch.nn.Module, examples: Sequence[EvaluationExample], settings: SplitSettings, pad_token_id: int
-) -> Floats:
-    """Run the model on all examples: (num_examples, 3) sums of nll, supervised tokens, and tokens predicted right."""
-    return sequence_sums([example.tokenized for example in examples], model, settings, pad_token_id)
-
-
 def sequence_sums(
     sequences: Sequence[TokenizedExample], model: torch.nn.Module, settings: SplitSettings, pad_token_id: int
 ) -> Floats:
-    """The same of any sequences."""
+    """Run the model: sums of nll, supervised tokens, and tokens predicted right of each sequence, (sequences, 3)."""
     padded, device = settings.padded, settings.device
     front = num_virtual_tokens(model)
     lengths = [front + each.num_tokens for each in sequences]

@@ -21,11 +21,11 @@ def generate(
     model: torch.nn.Module,
     prompts: Sequence[list[int]],
     decoding: Decoding,
-    sample_numbers: Sequence[int] | None = None,
+    samples: Sequence[int] | None = None,
 ) -> list[Completion]:
     """Complete each prompt, in input order: greedily, or drawn as `decoding` says.
 
-    Draws are a function of (seed, prompt, its number in `sample_numbers`, position): a prompt that is given n times
+    Draws are a function of (seed, prompt, its number in `samples`, position): a prompt that is given n times
     with the numbers 0 to n - 1 gets n independent samples; equal prompts with equal numbers get the same one.
 
     Prompts of like length share a batch, left-padded, and equal ones in a batch are read once. Out of memory: the
@@ -38,8 +38,7 @@ def generate(
     that this loop cannot decode.
     """
     causal_lm = causal_lm_of(model)
-    numbers = sample_numbers or [0] * len(prompts)
-    requests = _requests(prompts, numbers, decoding.max_new_tokens, max_positions_of(model))
+    requests = _requests(prompts, samples or [0] * len(prompts), decoding.max_new_tokens, max_positions_of(model))
     room = decoding.max_new_tokens + num_virtual_tokens(model)
     completions: dict[int, Completion] = {}
     with inference(model), _decoding_attention(causal_lm):

@@ -29,7 +29,7 @@ from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter_folder import is_adapter_folder
 from tunelab.model.budget import stand_ins
 from tunelab.model.continuing import continued_config
-from tunelab.model.covering import fitted, is_foreign_linear, outside_text
+from tunelab.model.covering import fitted, is_foreign_linear, linear_names, outside_text
 from tunelab.model.initializing import (
     Batch,
     finish_initialization,
@@ -41,7 +41,6 @@ from tunelab.model.initializing import (
 from tunelab.model.lowrank import add_low_rank_in_place
 from tunelab.model.targets import (
     last_layers,
-    linear_names,
     require_modules,
     require_targets,
 )
@@ -194,21 +193,21 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
             loaded = PeftModel.from_pretrained(
                 ready_for_adapter(model), str(folder), is_trainable=trainable, use_safetensors=True
             )
-        require_all_weights(loaded, folder)
-        _undo_rounding(loaded, folder)
+        given = load_peft_weights(str(folder), device="cpu")
+        require_all_weights(loaded, given)
+        _undo_rounding(loaded, given)
     except (RuntimeError, ValueError, OSError, LookupError, TypeError, SafetensorError) as error:
         raise ModelError(f"adapter: {str(folder)!r} does not fit this base model ({first_line(error)}).") from error
     check_prompt_method(loaded.active_peft_config)
     return loaded
 
 
-def require_all_weights(model: PeftModel, folder: Path, name: str = "default") -> None:
+def require_all_weights(model: PeftModel, given: Mapping[str, torch.Tensor], name: str = "default") -> None:
     """PEFT only warns of weights that a file lacks, and leaves them as they were initialised.
 
     Raises:
-        ValueError: the adapter `name` of `model` has weights that `folder` lacks, or that are no numbers.
+        ValueError: the adapter `name` of `model` has weights that `given`, its file, lacks, or that are no numbers.
     """
-    given = load_peft_weights(str(folder), device="cpu")
     wanted = set(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))
     if wanted - given.keys():
         raise ValueError(f"{len(wanted - given.keys())} of its weights are missing, first {min(wanted - given.keys())}")
@@ -217,14 +216,13 @@ def require_all_weights(model: PeftModel, folder: Path, name: str = "default") -
         raise ValueError(f"{len(odd)} of its weights are not finite, first {min(odd)}")
 
 
-def _undo_rounding(model: PeftModel, folder: Path) -> None:
-    """Put what `folder` has in float32 in the place of what PEFT rounded to the base's type: the run measured that.
+def _undo_rounding(model: PeftModel, given: Mapping[str, torch.Tensor]) -> None:
+    """Put what is `given` in float32 in the place of what PEFT rounded to the base's type: the run measured that.
 
     PEFT makes the weights of its layers float32 before it loads them; not whole modules, biases and adaption prompts.
     """
     state = model.state_dict(keep_vars=True)
     held = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
-    given = load_peft_weights(str(folder), device="cpu")
     for name in held.keys() & given.keys():
         rounded = held[name].dtype in (torch.float16, torch.bfloat16) and given[name].dtype == torch.float32
         if rounded and isinstance(held[name], torch.nn.Parameter):

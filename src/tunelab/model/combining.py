@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel, load_peft_weights
 from transformers import PreTrainedModel
 
 from tunelab.config import Combination
@@ -127,7 +127,7 @@ def combine(base: PreTrainedModel, mixture: Mixture) -> PeftModel:
 
 def _require_whole(model: PeftModel, name: str, folder: Path) -> None:
     try:
-        require_all_weights(model, folder, name)
+        require_all_weights(model, load_peft_weights(str(folder), device="cpu"), name)
     except ValueError as error:
         raise ModelError(f"adapters: {str(folder)!r} is incomplete ({first_line(error)}); export it again.") from error
 

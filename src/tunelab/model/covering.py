@@ -93,8 +93,8 @@ def coverage(model: Any, everything: bool) -> Coverage | None:
     base: Any = model.get_base_model()
     layers = [path for path in linear_paths(base) if not _inside_adapter(base, path)] if everything else []
     experts = sorted(expert_stacks(base).keys() - set(parameters)) if everything else []
-    names = sorted({path.rpartition(".")[2] for path in experts})
-    return Coverage(_sorted(adapted), _sorted(Counter(map(_last_two, [*layers, *experts]))), tuple(names))
+    left = Counter(map(_last_two, [*layers, *experts]))
+    return Coverage(_sorted(adapted), _sorted(left), tuple(last_names(experts)))
 
 
 def linear_paths(model: PreTrainedModel) -> list[str]:
@@ -108,8 +108,23 @@ def linear_paths(model: PreTrainedModel) -> list[str]:
         for path, module in model.named_modules()
         if (isinstance(module, torch.nn.Linear | Conv1D) or is_foreign_linear(module))
         and module is not head
-        and not is_under(path, outside)
+        and not _is_under(path, outside)
     ]
+
+
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """What the linear layers of `linear_paths` are called."""
+    return last_names(linear_paths(model))
+
+
+def last_names(paths: Iterable[str]) -> list[str]:
+    """The different last parts of paths, sorted."""
+    return sorted({path.rpartition(".")[2] for path in paths})
+
+
+def has_name(name: str, paths: Iterable[str]) -> bool:
+    """Whether one of `paths` is `name` or ends in it, as PEFT looks for the modules that are named."""
+    return any(path == name or path.endswith(f".{name}") for path in paths)
 
 
 def named_targets(config: PeftConfig | None) -> Any:
@@ -124,7 +139,7 @@ def missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
     """Those of `targets`, a pattern or names, that fit no module of the text model, by PEFT's rules."""
     names = text_paths(model)
     if not isinstance(targets, str):
-        return [t for t in sorted(map(str, targets)) if not any(n == t or n.endswith(f".{t}") for n in names)]
+        return [t for t in sorted(map(str, targets)) if not has_name(t, names)]
     try:
         return [] if any(re.fullmatch(targets, name) for name in names) else [targets]
     except re.error:
@@ -134,7 +149,7 @@ def missing_targets(model: PreTrainedModel, targets: Any) -> list[str]:
 def text_paths(model: PreTrainedModel) -> list[str]:
     """Paths of the modules of the text model, which alone is trained."""
     outside = outside_text(model)
-    return [path for path, _ in model.named_modules() if path and not is_under(path, outside)]
+    return [path for path, _ in model.named_modules() if path and not _is_under(path, outside)]
 
 
 def is_foreign_linear(module: torch.nn.Module) -> bool:
@@ -152,7 +167,7 @@ def expert_stacks(model: PreTrainedModel) -> dict[str, torch.nn.Parameter]:
     return {
         f"{path}.{name}".replace(".base_layer", ""): weight
         for path, module in model.named_modules()
-        if not isinstance(module, torch.nn.Conv1d) and not is_under(path, outside)  # whose weights have three, too
+        if not isinstance(module, torch.nn.Conv1d) and not _is_under(path, outside)  # whose weights have three, too
         for name, weight in module.named_parameters(recurse=False)
         if weight.ndim == 3 and "default" not in (name, *path.split("."))  # PEFT's name for what it adds
     }
@@ -175,7 +190,7 @@ def _beside(module: torch.nn.Module, path: str, inside: Iterable[str]) -> list[s
     found: list[str] = []
     for name, child in module.named_children():
         here = f"{path}.{name}".removeprefix(".")
-        if any(is_under(kept, (here,)) for kept in inside):
+        if any(_is_under(kept, (here,)) for kept in inside):
             found += [] if here in inside else _beside(child, here, inside)
         elif any(True for _ in child.parameters()):
             found.append(here)
@@ -188,7 +203,7 @@ def _inside_adapter(model: torch.nn.Module, path: str) -> bool:
     return any(isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) for module in above)
 
 
-def is_under(path: str, roots: Iterable[str]) -> bool:
+def _is_under(path: str, roots: Iterable[str]) -> bool:
     """Whether a module is one of `roots` or inside it."""
     return any(path == root or path.startswith(f"{root}.") for root in roots)
 

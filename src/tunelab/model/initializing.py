@@ -24,6 +24,7 @@ from transformers.pytorch_utils import Conv1D
 from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError
 from tunelab.model.attention import attention_implementation, dense_implementation
+from tunelab.model.covering import last_names
 from tunelab.model.matching import on_meta
 
 Batch = Mapping[str, torch.Tensor]  # arguments of the model, labels included; one example each
@@ -90,7 +91,7 @@ def check_started_layers(config: PeftConfig | None, base: ModelConfig) -> None:
     embeddings = {id(module.weight) for module in wrapped.modules() if isinstance(module, torch.nn.Embedding)}
     layers = {name: m for name, m in wrapped.get_base_model().named_modules() if isinstance(m, LoraLayer)}
     bases: dict[str, Any] = {name: layer.get_base_layer() for name, layer in layers.items()}
-    plain = sorted({name.rpartition(".")[2] for name, m in bases.items() if isinstance(m, torch.nn.Linear | Conv1D)})
+    plain = last_names(name for name, module in bases.items() if isinstance(module, torch.nn.Linear | Conv1D))
     for path, module in bases.items():
         linear = isinstance(module, torch.nn.Linear | Conv1D)
         if not linear or id(module.weight) in embeddings:

@@ -6,11 +6,17 @@ from typing import Any
 import torch
 from peft import PeftConfig
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError
-from tunelab.model.covering import expert_stacks, missing_targets, named_targets, text_paths
+from tunelab.model.covering import (
+    expert_stacks,
+    has_name,
+    last_names,
+    linear_names,
+    missing_targets,
+    named_targets,
+)
 from tunelab.model.matching import empty_model
 from tunelab.model.trying import require_patterns_and_experts, require_usual_targets
 from tunelab.suggesting import did_you_mean
@@ -50,7 +56,7 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
 
 
 def _hint_of_experts(model: PreTrainedModel) -> str:
-    names = sorted({path.rpartition(".")[2] for path in expert_stacks(model)})
+    names = last_names(expert_stacks(model))
     stacks = f"'peft.target_parameters=[{','.join(names)}]'"
     return f" The experts lie in one tensor a layer: name them by {stacks}." if names else ""
 
@@ -59,16 +65,10 @@ def _require_parameters(model: PreTrainedModel, wanted: Collection[str]) -> None
     """Refuse names in `target_parameters` that fit no parameter, which PEFT passes over where another fits."""
     known = [path for path, _ in model.named_parameters()]
     for name in wanted:
-        if not any(path == name or path.endswith(f".{name}") for path in known):
-            stacks = sorted({path.rpartition(".")[2] for path in expert_stacks(model)})
+        if not has_name(name, known):
+            stacks = last_names(expert_stacks(model))
             there = f" (the experts' are {', '.join(stacks)})" if stacks else ""
             raise ModelError(f"peft.target_parameters: expected parameters of this model{there}, found {name!r}.")
-
-
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Last names of the linear modules of `model`, in order."""
-    kinds = (torch.nn.Linear, Conv1D)
-    return sorted({p.rpartition(".")[2] for p in text_paths(model) if isinstance(model.get_submodule(p), kinds)})
 
 
 def last_layers(model: PreTrainedModel, num_layers: int) -> torch.nn.ModuleList:
@@ -107,11 +107,9 @@ def require_targets(model: Any, wanted: object) -> None:
     """
     found: list[str] = list(getattr(model, "targeted_module_names", ()))
     for name in sorted(wanted) if isinstance(wanted, set | list) and found else ():
-        if not any(module == name or module.endswith(f".{name}") for module in found):
-            known = {module.rpartition(".")[2] for module in found}
-            raise ModelError(
-                f"peft.target_modules: expected names of modules, found {name!r}{did_you_mean(name, sorted(known))}."
-            )
+        if not has_name(name, found):
+            hint = did_you_mean(name, last_names(found)) or "."
+            raise ModelError(f"peft.target_modules: expected names of modules, found {name!r}{hint}")
 
 
 def require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
@@ -120,10 +118,9 @@ def require_modules(model: PreTrainedModel, wanted: Collection[str]) -> None:
     Raises:
         ModelError: the first of them.
     """
-    known = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    known = last_names(name for name, _ in model.named_modules() if name)
     for name in wanted:
         if name.rpartition(".")[2] not in known:
             raise ModelError(
-                f"peft.modules_to_save: expected names of modules, found {name!r}"
-                f"{did_you_mean(name, sorted(known)) or '.'}"
+                f"peft.modules_to_save: expected names of modules, found {name!r}{did_you_mean(name, known) or '.'}"
             )

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError, first_line
-from tunelab.model.covering import expert_stacks, linear_paths, text_paths
+from tunelab.model.covering import expert_stacks, has_name, last_names, linear_names, text_paths
 from tunelab.model.matching import attached_on_meta, empty_model
 from tunelab.suggesting import did_you_mean
 
@@ -32,7 +32,7 @@ def require_usual_targets(config: PeftConfig, base: ModelConfig) -> None:
     model: Any = empty_model(base) if getattr(config, "target_modules", ()) is None else None
     if model is None:
         return
-    names = ", ".join(_norms(model) if isinstance(config, LNTuningConfig) else _linear(model))
+    names = ", ".join(_norms(model) if isinstance(config, LNTuningConfig) else linear_names(model))
     remedy = f"name them by peft.target_modules=[…] (there are {names})"
     try:
         wrapped = attached_on_meta(config, model)
@@ -45,7 +45,7 @@ def require_usual_targets(config: PeftConfig, base: ModelConfig) -> None:
         return
     found: list[str] = list(getattr(wrapped, "targeted_module_names", ()))
     for name in sorted(wrapped.peft_config["default"].target_modules or ()):
-        if found and not any(path == name or path.endswith(f".{name}") for path in found):
+        if found and not has_name(name, found):
             raise ModelError(
                 f"peft.target_modules: expected modules of this model, found {name!r} among PEFT's usual ones for its "
                 f"type; {remedy}."
@@ -62,7 +62,7 @@ def require_patterns_and_experts(config: PeftConfig, base: ModelConfig) -> None:
     model: Any = empty_model(base) if isinstance(config, LoraConfig) and config.init_lora_weights != "eva" else None
     if model is None or not (patterns or expert_stacks(model)):
         return
-    others = ",".join(_linear(model))
+    others = ",".join(linear_names(model))
     plain = copy.deepcopy(config)
     vars(plain).update({key: usual for key, (usual, *_) in ON_EXPERTS.items()})
     try:
@@ -88,17 +88,13 @@ def require_patterns(model: Any, config: PeftConfig) -> None:
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, key, None) or ():
             if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
-                known = sorted({name.rpartition(".")[2] for name in names})
+                known = last_names(names)
                 raise ModelError(
                     f"peft.{key}: expected patterns of adapted modules ({', '.join(known)}), found {pattern!r}"
                     f"{did_you_mean(pattern, known) or '.'}"
                 )
 
 
-def _linear(model: PreTrainedModel) -> list[str]:
-    return sorted({path.rpartition(".")[2] for path in linear_paths(model)})
-
-
 def _norms(model: PreTrainedModel) -> list[str]:
     found = [path for path in text_paths(model) if "norm" in type(model.get_submodule(path)).__name__.lower()]
-    return sorted({path.rpartition(".")[2] for path in found})
+    return last_names(found)

@@ -18,8 +18,8 @@ _LOWER = (
 _NEITHER = ("length_tokens", "distinct_1", "distinct_2", "copied_fraction", "copied_share")
 _HIGHER = (
     *("exact_match", "choice_accuracy", "normalized_exact_match", "numeric_match", "regex_match", "json_valid"),
-    *("field_f1", "token_f1", "jaccard", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "refusal_rate"),
-    *("finished_fraction", "choice_accuracy_norm", "choice_macro_f1", "token_accuracy"),
+    *("field_f1", "token_f1", "jaccard", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "bert_score"),
+    *("refusal_rate", "finished_fraction", "choice_accuracy_norm", "choice_macro_f1", "token_accuracy"),
 )
 _NO_FRACTIONS = ("loss", "perplexity", "length_tokens", "bleu", "chrf")
 _RANKED = (*_HIGHER[:2], "field_f1", "numeric_match", "token_f1", "choice_macro_f1", "rougeL", "chrf", "loss")

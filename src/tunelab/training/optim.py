@@ -203,7 +203,7 @@ def _is_b_matrix(name: str) -> bool:
 
 def _is_bias(name: str) -> bool:
     """BEFT keeps its biases as rows of a matrix, (1, outputs)."""
-    return any("bias" in part for part in name.split("."))
+    return "bias" in name
 
 
 def _outside(model: torch.nn.Module) -> set[str]:

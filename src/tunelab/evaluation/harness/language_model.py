@@ -128,10 +128,10 @@ class LanguageModel(TemplateLM):
             )
         room = min(how["max_gen_toks"], self._max_length - 1)
         ids = [self._cut(self.tok_encode(prompt), self._max_length - room) for prompt in prompts]
-        numbers, samples = Counter[str](), list[int]()
+        seen, samples = Counter[str](), list[int]()
         for prompt in prompts:
-            samples.append(numbers[prompt])
-            numbers[prompt] += 1
+            samples.append(seen[prompt])
+            seen[prompt] += 1
         until = [text for text in how["until"] if text]
         decoding = Decoding(
             max_new_tokens=room,

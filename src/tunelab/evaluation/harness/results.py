@@ -16,6 +16,7 @@ from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.metrics.registry import FRACTION, Metric, Unit, Value, ratio
 from tunelab.evaluation.scores import Scores, estimates
 from tunelab.evaluation.statistics import Floats
+from tunelab.strict_json import finite
 
 NO_UNIT = Unit("", 0, math.inf)
 NOT_METRICS = ("name", "alias", "sample_len", "sample_count")
@@ -33,15 +34,22 @@ def bits(sums: Floats) -> Floats:
     return -ratio(sums) / math.log(2)
 
 
-# What lm-eval makes of the values of documents, where that is a function of sums.
-AGGREGATIONS: tuple[Value, ...] = (ratio, minus_exponential, bits)
+# lm-eval's names of what it makes of the values of documents, where that is a function of sums.
+AGGREGATIONS: dict[str, Value] = {
+    "mean": ratio,
+    "weighted_mean": ratio,
+    "perplexity": minus_exponential,
+    "weighted_perplexity": minus_exponential,
+    "bits_per_byte": bits,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One metric of one task or group: the value of each document (None: it has none), and what lm-eval makes of them.
 
-    `key`: `acc`, or `exact_match,strict-match` behind a filter.
+    `key`: `acc`, or `exact_match,strict-match` behind a filter. `aggregation`: lm-eval's name of how it makes the
+    aggregate, None where the tasks of a group differ in it.
     """
 
     task: str
@@ -49,16 +57,15 @@ class Column:
     values: tuple[Any, ...]
     aggregate: float
     better: bool | None
+    aggregation: str | None = "mean"
 
     def scores(self) -> Scores:
         """The same as sums of documents where those give lm-eval's value, else as a value of all of them at once."""
-        rows = [_sums(value) for value in self.values]
-        applies = np.array([row is not None for row in rows], dtype=bool)
-        sums = np.array([row or (0.0, 0.0) for row in rows]).reshape(-1, 2)
-        value = self._aggregation(sums.sum(axis=0))
-        if value is None:
+        applies = np.array([value is not None for value in self.values], dtype=bool)
+        value, sums = AGGREGATIONS.get(self.aggregation or ""), self._sums()
+        if value is None or sums is None or not self._is_given_by(value, sums):
             metric = self._metric(overall=lambda _: self.aggregate)
-            return Scores(metric, np.zeros((len(rows), 0)), applies, self.aggregate)
+            return Scores(metric, np.zeros((len(applies), 0)), applies, self.aggregate)
         is_mean = value is ratio and bool((sums[applies, 1] == 1).all())
         numbers = sums[applies, 0]
         is_rate = is_mean and bool(np.isin(numbers, (0, 1)).all())
@@ -66,14 +73,21 @@ class Column:
         metric = self._metric(value=value, is_rate=is_rate, unit=FRACTION if is_fraction else NO_UNIT)
         return Scores(metric, sums, applies)
 
-    def _aggregation(self, total: Floats) -> Value | None:
-        for value in AGGREGATIONS:
-            if math.isclose(float(value(total)), self.aggregate, rel_tol=1e-6, abs_tol=1e-9):
-                return value
-        return None
+    def _sums(self) -> Floats | None:
+        """(documents, 2), zeros where a document has no value; None where a value is something else than sums."""
+        rows = [(0.0, 0.0) if value is None else _sums(value) for value in self.values]
+        known = [row for row in rows if row is not None]
+        return np.array(known).reshape(-1, 2) if len(known) == len(rows) else None
+
+    def _is_given_by(self, value: Value, sums: Floats) -> bool:
+        """A group may weigh its tasks, not their documents."""
+        return math.isclose(float(value(sums.sum(axis=0))), self.aggregate, rel_tol=1e-6, abs_tol=1e-9)
 
     def _metric(self, unit: Unit = NO_UNIT, **properties: Any) -> Metric:
         return Metric(f"{self.task}/{self.key}", f"{self.task} {self.key}", unit, better=self.better, **properties)
+
+
+Aggregations = Mapping[str, Mapping[str, str]]  # task → metric → lm-eval's name of how it makes the aggregate
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,7 @@ class TaskResults:
     signatures: dict[str, str]
 
     @classmethod
-    def read(cls, found: Mapping[str, Any], how: str) -> "TaskResults":
+    def read(cls, found: Mapping[str, Any], aggregations: Aggregations, how: str) -> "TaskResults":
         """From the dictionary that `lm_eval.evaluator.evaluate` returns; `how` ends the signatures."""
         subtasks: dict[str, list[str]] = found.get("group_subtasks", {})
         documents = {task: _by_filter(samples) for task, samples in found["samples"].items()}
@@ -103,7 +117,9 @@ class TaskResults:
                 rows = [row for task in tasks for row in documents[task].get(chosen, ())]
                 spelled = metric if chosen in (NO_FILTER, "") else key
                 values = tuple(row.get(metric) for row in rows)
-                columns.append(Column(name, spelled, values, float(aggregate), better.get(metric)))
+                ways = {aggregations[task].get(metric, "mean") for task in tasks}
+                way = ways.pop() if len(ways) == 1 else None
+                columns.append(Column(name, spelled, values, float(aggregate), better.get(metric), way))
         samples = [_sample(task, row) for task, rows in found["samples"].items() for row in rows]
         shots: Mapping[str, Any] = found.get("n-shot", {})
         signatures = {
@@ -130,8 +146,9 @@ class TaskResults:
 
 def write_documents(path: Path, documents: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Write one JSON object a line for each (model, document, filter): what was asked, what came back, its scores."""
-    rows = [{"model": model, **sample} for model, found in documents.items() for sample in found]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    rows = [finite({"model": model, **sample}) for model, found in documents.items() for sample in found]
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows]
+    write_text(path, "".join(lines))
 
 
 def _leaves(name: str, subtasks: Mapping[str, Sequence[str]]) -> list[str]:
@@ -148,7 +165,7 @@ def _by_filter(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[s
 
 def _sums(value: Any) -> tuple[float, float] | None:
     """A number counts once; a pair is a sum and its weight."""
-    if isinstance(value, Real):
+    if isinstance(value, (Real, np.bool_)):
         return float(value), 1.0
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(each, Real) for each in value):
         return float(value[0]), float(value[1])

@@ -19,7 +19,7 @@ from tunelab.data.rendering import ChosenTemplate
 from tunelab.embedded import locate
 from tunelab.errors import ConfigError, first_line
 from tunelab.evaluation.evaluating import SplitEvaluation, SplitSettings
-from tunelab.evaluation.harness.results import TaskResults
+from tunelab.evaluation.harness.results import Aggregations, TaskResults
 from tunelab.suggesting import did_you_mean
 
 SEED, OTHER_SEED = 0, 1234  # those that lm-eval itself starts with: of Python, of NumPy, torch and the few shots
@@ -30,7 +30,7 @@ class Tasks:
     """Tasks with their data. `loaded` is what lm-eval's TaskManager gives; `template`: to render questions with."""
 
     loaded: dict[str, Any]
-    limit: int | None
+    max_examples: int | None
     template: ChosenTemplate | None
 
     def measure(self, model: torch.nn.Module, tokenizer: Any, settings: SplitSettings) -> SplitEvaluation:
@@ -53,13 +53,19 @@ class Tasks:
             found: Any = evaluate(
                 lm=language_model,
                 task_dict=self.loaded,  # pyright: ignore[reportArgumentType] (a dictionary of just that)
-                limit=self.limit,
+                limit=self.max_examples,
                 bootstrap_iters=0,  # intervals are ours
                 apply_chat_template=self.template is not None,
                 fewshot_as_multiturn=True,
             )
-        how = f"template:{self.template.name if self.template else 'none'}|limit:{self.limit or 'none'}"
-        return TaskResults.read(found, how).evaluation(language_model.num_cut)
+        how = f"template:{self.template.name if self.template else 'none'}|limit:{self.max_examples or 'none'}"
+        return TaskResults.read(found, self._aggregations(), how).evaluation(language_model.num_cut)
+
+    def _aggregations(self) -> Aggregations:
+        return {
+            name: {metric: getattr(how, "__name__", "") for metric, how in task.aggregation().items()}
+            for name, task in self.loaded["tasks"].items()
+        }
 
 
 def load_tasks(config: HarnessConfig, template: ChosenTemplate) -> Tasks:
@@ -78,8 +84,8 @@ def load_tasks(config: HarnessConfig, template: ChosenTemplate) -> Tasks:
         loaded = _load(config.tasks, _include(config.include))
     for name, task in loaded["tasks"].items():
         _refuse(name, task)
-        _set_examples(name, task, config.num_fewshot)
-    return Tasks(loaded, config.limit, template if config.apply_chat_template else None)
+        _set_examples(name, task, config.num_few_shot)
+    return Tasks(loaded, config.max_examples, template if config.apply_chat_template else None)
 
 
 def _include(include: str | None) -> Path | None:
@@ -104,7 +110,7 @@ def _load(names: Sequence[str], include: Path | None) -> dict[str, Any]:
     for name in names:
         if name not in manager.all_tasks:
             raise ConfigError(
-                f"harness.tasks: there is no task {name!r}{did_you_mean(name, manager.all_tasks) or ''}; `lm-eval ls "
+                f"harness.tasks: there is no task {name!r}{did_you_mean(name, manager.all_tasks)}; `lm-eval ls "
                 "tasks` lists them, and harness.include=<folder> adds your own."
             )
     try:
@@ -128,8 +134,8 @@ def _set_examples(name: str, task: Any, number: int | None) -> None:
     own = task.get_config("num_fewshot")
     if own == 0 and number:
         raise ConfigError(
-            f"harness.num_fewshot: expected null or 0 for {name!r}, whose own file says 0, found {number}; "
-            "set harness.num_fewshot=null."
+            f"harness.num_few_shot: expected null or 0 for {name!r}, whose own file says 0, found {number}; "
+            "set harness.num_few_shot=null."
         )
     task.set_config("num_fewshot", (own or 0) if number is None else number)
 
