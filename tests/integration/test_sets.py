@@ -111,6 +111,18 @@ def test_a_set_has_the_figures_that_it_has_as_data_of_its_own(
             assert found[f"{before}general/{name}"] == pytest.approx(alone[f"{before}test/{name}"], rel=1e-6)
 
 
+def test_the_thorough_evaluation_measures_two_sets(compose_config, tiny_overrides: list[str], tmp_path: Path):
+    keys = ("evaluation.max_examples=2", "data.max_length=96")
+    few = [f"evaluation.sets.{name}.{key}" for name in ("general", "safety") for key in keys]
+    few += ["evaluation.max_examples=2", "evaluation.max_new_tokens=2", "evaluation.base=true", "trainer.max_steps=1"]
+    few += ["evaluation.sets.safety.evaluation.max_new_tokens=2", f"output_dir={tmp_path}"]
+    kept = [each for each in tiny_overrides if not each.startswith(("evaluation", "trainer.max_steps"))]
+    metrics = fine_tune(compose_config(*kept, "evaluation=thorough", *few), RunFolder(tmp_path), few)
+    figures = {"test/exact_match", "general/loss", "safety/loss", "safety/finished_fraction"}
+    assert figures | {f"base/{key}" for key in figures} <= metrics.keys()
+    assert "general/finished_fraction" not in metrics
+
+
 @pytest.mark.parametrize("rate", [0.1, 1e-5])
 def test_a_run_that_forgets_says_so_and_a_gentle_one_does_not(
     rate: float, compose_config, data_file: Path, documents: Path, tmp_path: Path
