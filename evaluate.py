@@ -1,6 +1,6 @@
 """Measure a base model and tuned ones on the same examples: `python evaluate.py --help`."""
 
-from tunelab.compose import Invocation, command, open_run, open_runs
+from tunelab.compose import Invocation, command, open_one, open_run
 from tunelab.config import EvaluateConfig
 
 
@@ -11,7 +11,7 @@ def main(config: EvaluateConfig, invocation: Invocation) -> None:
     from tunelab.evaluate import evaluate
 
     run, folder = open_run(config.run)
-    more = open_runs([path for _, path in config.listed("runs")])
+    more = [open_one(path) for _, path in config.listed("runs")]
     evaluate(config, run, folder, invocation.overrides, more)
 
 

@@ -18,11 +18,11 @@ from tunelab import atomic, run
 from tunelab.config import RunConfig, to_plain
 from tunelab.errors import ConfigError, DataError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
+from tunelab.folders import make_new_folder
 from tunelab.run import (
     RunFolder,
     config_hash,
     create_run_folder,
-    make_new_folder,
     open_run_folder,
     recorded,
     resumable,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tunelab import switching
 from tunelab.compose import dump_config, load_config
-from tunelab.config import DataConfig, EvaluateConfig, EvaluationConfig, EvaluationSetConfig, ModelConfig
+from tunelab.config import DataConfig, DType, EvaluateConfig, EvaluationConfig, EvaluationSetConfig, ModelConfig
 from tunelab.data.few_shot import few_shot
 from tunelab.data.preparing import open_stage, prepare_data
 from tunelab.errors import ConfigError, ModelError, TunelabError
@@ -76,6 +76,32 @@ def test_each_model_is_measured_as_if_alone_on_one_base(adapters, settings, tmp_
     assert {"", "dora", "dora-vs-lora", "full-vs-prompt"} <= duels
     change = together["dora/test/loss"] - together["test/loss"]
     assert summary["comparisons"]["dora-vs-lora/test/loss"]["change"] == pytest.approx(change)
+
+
+def test_an_adapter_that_hands_on_float32_has_its_base_so_and_the_others_not(settings, model_folder, tmp_path):
+    nodes = {"lora": LORA, "norms": {"_target_": "peft.LNTuningConfig"}, "dora": {**LORA, "use_dora": True}}
+    places = {name: str(write_adapter(model_folder, tmp_path / name / "adapter", nodes[name])) for name in nodes}
+    settings["model"] = ModelConfig(path=str(model_folder), dtype=DType.bfloat16)
+    settings["evaluation"] = EvaluationConfig(max_examples=6, generate=False, base=False)
+    together = evaluate(EvaluateConfig(adapters=places, **settings), None, None, [])
+    for name, place in places.items():
+        alone = evaluate(EvaluateConfig(adapter=place, **settings), None, None, [])
+        assert together["test/loss" if name == "lora" else f"{name}/test/loss"] == alone["test/loss"]
+
+
+def test_the_others_are_compared_with_the_chosen_reference(adapters, settings, tmp_path, capsys):
+    chosen = {name: adapters[name] for name in ("lora", "dora")}
+    evaluate(EvaluateConfig(adapters=chosen, reference="dora", **settings), None, None, [])
+    compared = json.loads(written(tmp_path, "summary.json").read_text())["comparisons"]
+    prefixes = {key.removesuffix("/test/loss") for key in compared if key.endswith("test/loss")}
+    assert prefixes == {"base-vs-dora", "lora-vs-dora", "test/loss"}
+    assert "verdict: against dora" in capsys.readouterr().out
+    evaluate(
+        EvaluateConfig(adapter=adapters["lora"], reference="tuned", **settings | {"output_dir": "one"}), None, None, []
+    )
+    compared = json.loads(written(tmp_path / "one", "summary.json").read_text())["comparisons"]
+    assert "base-vs-tuned/test/loss" in compared
+    assert "verdict: against tuned" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -145,8 +171,12 @@ def test_the_base_with_worked_examples_is_measured_on_the_same_responses(adapter
 def test_prompts_without_room_are_left_out_and_said(adapters, settings, tmp_path, capsys):
     settings["evaluation"] = EvaluationConfig(num_few_shot=7, generate=False)
     measured = evaluate(EvaluateConfig(adapter=adapters["lora"], **settings), None, None, [])
-    left_out = json.loads(written(tmp_path, "summary.json").read_text())["few_shot"]["num_left_out"]
-    assert 0 < left_out == measured["base/test/num_examples"] - measured["base-7-shot/test/num_examples"]
+    summary = json.loads(written(tmp_path, "summary.json").read_text())
+    left_out, kept = summary["few_shot"]["num_left_out"], measured["base-7-shot/test/num_examples"]
+    assert 0 < left_out == measured["base/test/num_examples"] - kept
+    compared = summary["comparisons"]
+    assert compared["tuned-vs-base-7-shot/test/loss"]["count"] == compared["base-7-shot/test/loss"]["count"] == kept
+    assert compared["test/loss"]["count"] == measured["test/num_examples"]
     assert f"base-7-shot: {left_out} of" in " ".join(capsys.readouterr().out.split())
 
 

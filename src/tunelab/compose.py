@@ -171,18 +171,15 @@ def open_run(path: str | None) -> "tuple[RunConfig | None, RunFolder | None]":
     Raises:
         ConfigError: there is no run in it.
     """
+    return (None, None) if path is None else open_one(path)
+
+
+def open_one(path: str) -> "tuple[RunConfig, RunFolder]":
+    """The same of a run that is named."""
     from tunelab.run import open_run_folder  # composing and help need none of what it needs
 
-    if path is None:
-        return None, None
     folder = open_run_folder(path)
     return load_config(folder.path / "config.yaml"), folder
-
-
-def open_runs(paths: Sequence[str]) -> "list[tuple[RunConfig, RunFolder]]":
-    """Configuration and folder of each run. Raises ConfigError where there is none."""
-    opened = [open_run(path) for path in paths]
-    return [(config, folder) for config, folder in opened if config is not None and folder is not None]
 
 
 def dump_config(config: RunConfig) -> str:

@@ -11,27 +11,31 @@ from tunelab.data.rendering import decide_template
 from tunelab.data.rendering.plain import PLAIN_TEMPLATES
 from tunelab.embedded import locate
 from tunelab.errors import ConfigError, ModelError
+from tunelab.evaluation.reporting import BASE, TUNED
 from tunelab.model.origin import RECORD
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.naming import RESERVED, is_name, names_by_place, names_by_settings
 from tunelab.run import RunFolder
 from tunelab.subject import Subject, open_subject
 
-TUNED, BASE = "tuned", "base"
 Opened = tuple[RunConfig, RunFolder]
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A tuned model of a comparison. `place` is its folder; `run` the configuration that trained it, where known.
+    """A tuned model of a comparison; `run` is the configuration that trained it, where known.
 
     `subject.run` has the data and the settings of the first one, with the base as this one wants it.
     """
 
-    name: str
+    name: str  # empty until one is found
     subject: Subject
-    place: Path
     run: RunConfig | None
+
+    @property
+    def place(self) -> Path:
+        """Its folder."""
+        return self.subject.whole or self.subject.adapters[0]
 
 
 def remarks(contenders: Sequence[Contender]) -> list[str]:
@@ -48,17 +52,6 @@ def remarks(contenders: Sequence[Contender]) -> list[str]:
         if each.run and first.run and to_plain(each.run)["data"]["path"] != to_plain(first.run)["data"]["path"]:
             lines.append(f"{each.name}: trained on other data, measured on those of {first.name}")
     return lines
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str | None
-    subject: Subject
-    run: RunConfig | None  # of an entry that is a run
-
-    @property
-    def place(self) -> Path:
-        return self.subject.whole or self.subject.adapters[0]
 
 
 def few_shot_name(count: int) -> str:
@@ -80,8 +73,7 @@ def open_contenders(config: EvaluateConfig, opened: Sequence[Opened], settings: 
     first = entries[0].subject
     run = replace(first.run, evaluation=settings)
     if len(entries) == 1:
-        subject = replace(first, run=run)
-        return [Contender(entries[0].name or TUNED, subject, entries[0].place, entries[0].run)]
+        return [replace(entries[0], name=entries[0].name or TUNED, subject=replace(first, run=run))]
     _require_different_places(entries)
     names = _names(entries, settings)
     template = decide_template(first.run.data.template, load_tokenizer(first.run.model))
@@ -89,32 +81,32 @@ def open_contenders(config: EvaluateConfig, opened: Sequence[Opened], settings: 
         _require_same_base(first.run, entry.subject.run, name)
         _require_same_template(template.name, template.text, entry, name)
     return [
-        Contender(name, replace(entry.subject, run=_on_the_data_of(run, entry.subject.run)), entry.place, entry.run)
+        replace(entry, name=name, subject=replace(entry.subject, run=_on_the_data_of(run, entry.subject.run)))
         for name, entry in zip(names, entries, strict=True)
     ]
 
 
-def _open(config: EvaluateConfig, opened: Sequence[Opened]) -> list[_Entry]:
+def _open(config: EvaluateConfig, opened: Sequence[Opened]) -> list[Contender]:
     run, folder = opened[0] if opened else (None, None)
-    entries: list[_Entry] = []
+    entries: list[Contender] = []
     if config.run is not None or config.adapter is not None:
         subject = open_subject(config, run, folder)
-        entries.append(_Entry(None, subject, run if subject.folder else None))
+        entries.append(Contender("", subject, run if subject.folder else None))
     later = opened[1:] if config.run is not None else opened
     for (name, _), (its_run, its_folder) in zip(config.listed("runs"), later, strict=True):
-        entries.append(_Entry(name, open_subject(config, its_run, its_folder, ()), its_run))
+        entries.append(Contender(name or "", open_subject(config, its_run, its_folder, ()), its_run))
     for name, path in config.listed("adapters"):
-        entries.append(_Entry(name, open_subject(config, run, folder, (path,)), None))
+        entries.append(Contender(name or "", open_subject(config, run, folder, (path,)), None))
     return entries
 
 
-def _names(entries: Sequence[_Entry], settings: EvaluationConfig) -> list[str]:
+def _names(entries: Sequence[Contender], settings: EvaluationConfig) -> list[str]:
     """The given names, and for the others the shortest that tell.
 
     Raises:
         ConfigError: a given one cannot be part of a key, or has another meaning.
     """
-    nameless = [entry for entry in entries if entry.name is None]
+    nameless = [entry for entry in entries if not entry.name]
     runs = [entry.run for entry in nameless if entry.run is not None]
     by_settings = len(runs) == len(nameless) > 1 and names_by_settings([to_plain(run) for run in runs])
     found = iter(by_settings or (names_by_place([entry.place for entry in nameless]) if nameless else []))
@@ -130,7 +122,7 @@ def _names(entries: Sequence[_Entry], settings: EvaluationConfig) -> list[str]:
     return names
 
 
-def _require_different_places(entries: Sequence[_Entry]) -> None:
+def _require_different_places(entries: Sequence[Contender]) -> None:
     places = [entry.place.resolve() for entry in entries]
     twice = next((entry.place for entry in entries if places.count(entry.place.resolve()) > 1), None)
     if twice is not None:
@@ -160,7 +152,7 @@ def _where(path: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else path
 
 
-def _require_same_template(name: str, text: str, entry: _Entry, model: str) -> None:
+def _require_same_template(name: str, text: str, entry: Contender, model: str) -> None:
     """All are measured on the same prompts, which are in the form that each of them was trained on."""
     subject = entry.subject
     recorded = _recorded_template(entry.place)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
+from rich.console import RenderableType
 from transformers import PreTrainedModel
 
 from tunelab.atomic import write_json, write_text
@@ -14,41 +15,22 @@ from tunelab.data.datamodule import SftDataModule
 from tunelab.errors import TunelabError
 from tunelab.evaluation.evaluating import Prediction
 from tunelab.evaluation.generating import can_be_completed
-from tunelab.evaluation.reporting import sample_completions
+from tunelab.evaluation.reporting import BASE, TUNED, results, sample_completions
 from tunelab.export.card import run_card, run_record
 from tunelab.measuring import Measurement, prove_shortcuts
-from tunelab.model.adapter import (
-    CausalLM,
-    attach_adapter,
-    count_parameters,
-    ready_for_adapter,
-    skip_input_casts,
-)
+from tunelab.model.adapter import CausalLM
 from tunelab.model.budget import settle_ranks
-from tunelab.model.covering import coverage, is_all_linear
 from tunelab.model.generation import base_generation_config, taught_generation
 from tunelab.model.initializing import as_plain_lora
-from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.locating import written_path
-from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.origin import RECORD
-from tunelab.model.quantizing import quantization_report
 from tunelab.model.saving import export_model
-from tunelab.model.sharing import attach_same_adapter, is_computed
 from tunelab.model.tokenizer import pad_token_id
-from tunelab.outcome import (
-    TEST,
-    Measured,
-    all_results,
-    keep,
-    measure_all,
-    show_results,
-    show_warnings,
-    write_all_predictions,
-)
+from tunelab.outcome import TEST, Measured, compare_all, keep, measure_all, show, write_answers
 from tunelab.run import RunFolder, recorded
+from tunelab.run_model import attach, load_base
 from tunelab.session import Session, open_loggers, open_session
-from tunelab.sharing import Shared, SharedBase, base_copy, observe_base
+from tunelab.sharing import Shared, SharedBase, observe_base
 from tunelab.terminal import ProgressReporter, RunConsole, closing_lines, config_tree, quiet_libraries
 from tunelab.training.callbacks import (
     OrderlyStop,
@@ -58,11 +40,10 @@ from tunelab.training.callbacks import (
 )
 from tunelab.training.checkpoint import BEST, read_checkpoint
 from tunelab.training.figures import MetricsWriter, Samples
-from tunelab.training.launcher import join_processes, process_rank
+from tunelab.training.launcher import process_rank
 from tunelab.training.loggers import Loggers, log_result, log_samples
-from tunelab.training.module import MEASURED, AnswerFigures, CausalLMModule, StepSettings
+from tunelab.training.module import MEASURED_WEIGHTS, CausalLMModule, StepSettings
 from tunelab.training.monitoring import OF_THE_LOSS
-from tunelab.training.objective import has_plain_head
 from tunelab.training.overfitting import read_overfitting
 from tunelab.training.trainer import build_trainer
 
@@ -91,64 +72,17 @@ def fine_tune(
             session = open_session(config, folder, overrides, console, resuming)
             loggers = open_loggers(session)
         with folder.stage("load"):
-            base_model = _load_base(session, shared)
+            base_model = load_base(session, shared)
             measure = prove_shortcuts(config, session.prepared, base_model, console)
         if is_main:
             folder.write_json("doctor.json", measure.diagnosis.to_dict())
         base = _measure_base(session, base_model, measure, shared)  # before an adapter may change it
-        model = _attach(session, base_model)
+        model = attach(session, base_model)
         with folder.stage("train"):
             best_step = _train(session, model, measure, loggers)
         if not is_main:
             return {}
         return _conclude(session, model, measure, loggers, base, best_step)
-
-
-def _load_base(session: Session, shared: Shared | None) -> PreTrainedModel:
-    config = session.config
-    base = base_copy(shared, session) if shared else load_base_model(config.model, session.prepared.device)
-    if config.trainer.gradient_checkpointing:
-        enable_checkpointing(base)
-    base = ready_for_adapter(base)
-    if session.prepared.quantization is not None:
-        report = quantization_report(base, session.prepared.quantization)
-        session.console.print(str(report))
-        session.folder.summary.facts["quantization"] = report.to_dict()
-    return base
-
-
-def _attach(session: Session, base: PreTrainedModel) -> CausalLM:
-    config = session.config
-    new_ids = new_token_ids(session.prepared.tokenizer, config.model.new_tokens)
-    if session.plan.tuning.folder is None:  # a continued adapter names its tokens itself
-        train_new_tokens(session.plan.peft_config, base, new_ids)
-    model = _make_adapter(session, base)
-    if session.prepared.precision is not Precision.fp32:
-        skip_input_casts(model)
-    count = count_parameters(model)
-    session.console.print(f"{count}, adapter {session.method}")
-    covered = coverage(model, everything=is_all_linear(session.plan.peft_config))
-    if covered is not None:
-        session.console.print(str(covered))
-        session.folder.summary.facts["coverage"] = covered.to_dict()
-    if not has_plain_head(model):
-        session.console.print("the head is adapted: the model projects the supervised positions itself")
-    if new_ids:
-        session.console.print(f"new tokens: {len(new_ids)}, ids {min(new_ids)} to {max(new_ids)}")
-    session.folder.summary.facts |= {
-        "peak_lr": session.plan.peak_lr,
-        "num_trainable_parameters": count.trainable,
-        "num_parameters": count.total,
-    }
-    return model
-
-
-def _make_adapter(session: Session, base: PreTrainedModel) -> CausalLM:
-    adapter, start = session.plan.peft_config, session.adapter_start()
-    if adapter is None or session.config.trainer.devices == 1 or not is_computed(adapter, start):
-        return attach_adapter(base, adapter, session.config.seed, start)
-    join_processes(session.prepared.device)
-    return attach_same_adapter(base, adapter, session.config.seed, start)
 
 
 def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement, shared: Shared | None) -> Measured:
@@ -166,7 +100,8 @@ def _measure_base(session: Session, model: PreTrainedModel, measure: Measurement
     if measured_by:
         session.folder.summary.facts["base_measured_by"] = measured_by
         session.console.print(f"the base model was measured by {measured_by}, on the same data in the same way")
-    keep(session.folder, all_results({}, base))
+    for name, measured in base.items():
+        keep(session.folder, results(name, {BASE: measured}, {}, first=TUNED))
     return base
 
 
@@ -182,8 +117,9 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         pad_token_id=pad_token_id(prepared.tokenizer),
         scaled_gradients=prepared.precision is Precision.fp16,
     )
-    scores = partial(_answer_figures, session, measure, model)
-    module = CausalLMModule(model, measure.objective, settings, config.trainer.micro_batch_tokens, scores)
+    scores = partial(_score_answers, session, measure, model)
+    budget = config.trainer.micro_batch_tokens
+    module = CausalLMModule(model, measure.objective, settings, budget, scores, plan.scores_at)
     every = config.trainer.checkpoint_every_steps
     checkpoint = RunCheckpoint(folder.checkpoints, every, plan.validates_at, plan.monitor)
     with ProgressReporter(session.console, plan.steps.total_steps) as progress:
@@ -210,7 +146,7 @@ def _train(session: Session, model: CausalLM, measure: Measurement, loggers: Log
         return None
     _say_how_it_went(session, checkpoint)
     best = read_checkpoint(folder.checkpoints / BEST)
-    module.load_state_dict(best.get(MEASURED, best["state_dict"]), strict=False)
+    module.load_state_dict(best.get(MEASURED_WEIGHTS, best["state_dict"]), strict=False)
     return checkpoint.best_step
 
 
@@ -225,18 +161,11 @@ def _say_how_it_went(session: Session, checkpoint: RunCheckpoint) -> None:
             facts["warnings"] = {"overfitting": warning}
 
 
-def _answer_figures(session: Session, measure: Measurement, model: CausalLM, step: int) -> AnswerFigures | None:
-    """How to score answers at the validation of `step`, where they are."""
-    scoring = session.plan.scoring
-    if scoring is None or not session.plan.scores_at(step):
-        return None
-    return partial(_score_answers, session, measure, model, step, scoring.places)
-
-
-def _score_answers(
-    session: Session, measure: Measurement, model: CausalLM, step: int, places: Sequence[int]
-) -> dict[str, float]:
-    figures = measure.answer_figures(model, [session.prepared.data.validation[place] for place in places])
+def _score_answers(session: Session, measure: Measurement, model: CausalLM, step: int) -> dict[str, float]:
+    """The figures of answers at the validation of `step`."""
+    examples = session.prepared.data.validation
+    places = session.plan.scoring.places if session.plan.scoring else ()
+    figures = measure.answer_figures(model, [examples[place] for place in places])
     monitored = session.plan.monitor.name
     if monitored not in OF_THE_LOSS and monitored.removeprefix("val/") not in figures:
         raise TunelabError(
@@ -298,14 +227,16 @@ def _conclude(
         base_path, revision = written_path(config.model.path), config.model.revision
         export_model(model, prepared.tokenizer, base_path, folder.adapter, add, revision)
     folder.summary.facts["best_step"] = best_step
+    tables: list[RenderableType] = []
     if prepared.is_measured:
         with folder.stage("evaluate_tuned"), console.status("measuring the tuned model"):
             tuned = measure_all(measure, model, prepared.data.test)
-        keep(folder, all_results(tuned, base))
-        write_all_predictions(folder.path, tuned, base)
+        models = ({BASE: base} if base else {}) | {TUNED: tuned}
+        found, tables = compare_all(models, reference=next(iter(models)), first=TUNED)
+        keep(folder, found)
+        write_answers(folder.path, models)
         write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
-        show_results(console, tuned, base)
-    show_warnings(console, folder.summary.facts.setdefault("warnings", {}))
+    show(console, tables, folder.summary.facts.setdefault("warnings", {}))
     typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
     log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, typed)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied

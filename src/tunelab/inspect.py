@@ -13,8 +13,8 @@ from tunelab.data.pages import inspect_page, report_page
 from tunelab.data.preparing import PreparedData, prepare_data, report_table
 from tunelab.data.storing import StoredExamples
 from tunelab.errors import ConfigError
+from tunelab.folders import make_new_folder
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.run import make_new_folder
 from tunelab.terminal import RunConsole, quiet_libraries
 
 

@@ -18,6 +18,7 @@ from tunelab.evaluation.evaluating import (
     predict,
 )
 from tunelab.evaluation.harness.tasks import Tasks
+from tunelab.evaluation.metrics.registry import TOKEN_METRICS
 from tunelab.evaluation.observing import Observations
 from tunelab.model.adapter import CausalLM, base_of
 from tunelab.model.attention import VARLEN
@@ -61,14 +62,17 @@ class Measurement:
         self, split: str, examples: Sequence[EvaluationExample]
     ) -> "dict[str, tuple[Measurement, Sequence[EvaluationExample]]]":
         """What a model is measured on by name, and how: the split, where it has examples, and every extra set."""
-        sets = {each.name: (replace(self, config=each.measures), each.examples) for each in self.prepared.sets}
-        return ({split: (self, examples)} if examples else {}) | sets
+        parts: dict[str, tuple[Measurement, Sequence[EvaluationExample]]] = {}
+        if examples:
+            parts[split] = self, examples
+        return parts | {each.name: (replace(self, config=each.measures), each.examples) for each in self.prepared.sets}
 
     def answer_figures(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> dict[str, float]:
         """The metrics of completions (one an example) and of choices, with neither counts nor those of the loss."""
         config = replace(self.config, num_samples=1, max_examples=None)
         found = replace(self, config=config)(model, examples)
-        return {each.name: found.metrics[each.name] for each in found.scores if each.name in found.metrics}
+        names = [each.name for each in found.scores if each.name not in TOKEN_METRICS]
+        return {name: found.metrics[name] for name in names if name in found.metrics}
 
     def predict(self, model: CausalLM, examples: Sequence[EvaluationExample]) -> list[Prediction]:
         """Completions of `model` for `examples`, scored."""

@@ -154,13 +154,19 @@ def prepare(config: RunConfig, num_virtual_tokens: int = 0) -> Prepared:
     quantization = check_quantization(architecture, config.model)
     cache = Path(config.output_dir) / "cache"
     data = prepare_data(config.data, tokenizer, cache)
-    hidden_size = _hidden_size(architecture.get_text_config())
     check = partial(check_positions, architecture.get_text_config(), num_virtual=num_virtual_tokens)
     check(data.longest)
-    sets = prepare_extra_sets(config.evaluation, tokenizer, cache, check)
-    dtype = _base_dtype(config.model, architecture, device)
     return Prepared(
-        tokenizer, data, device, precision, objective, hidden_size, quantization, num_virtual_tokens, dtype, sets
+        tokenizer=tokenizer,
+        data=data,
+        device=device,
+        precision=precision,
+        objective=objective,
+        hidden_size=_hidden_size(architecture.get_text_config()),
+        quantization=quantization,
+        num_virtual_tokens=num_virtual_tokens,
+        base_dtype=_base_dtype(config.model, architecture, device),
+        sets=prepare_extra_sets(config.evaluation, tokenizer, cache, check),
     )
 
 
@@ -185,11 +191,7 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     """
     if peft_config is None and prepared.quantization is not None:
         raise _not_trainable(prepared.quantization)
-    if shots := config.evaluation.num_few_shot:
-        raise ConfigError(
-            f"evaluation.num_few_shot: expected 0 for training, found {shots}; leave it out here, and after the run: "
-            f"python evaluate.py run=<run folder> evaluation.num_few_shot={shots}."
-        )
+    _refuse_few_shot(config.evaluation.num_few_shot)
     _check_types(peft_config, prepared)
     max_steps = config.trainer.max_steps
     max_epochs = config.trainer.max_epochs if max_steps is None else 0
@@ -197,16 +199,7 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     steps = StepPlan.create(num_examples, config.data.batch_size, config.seed, max_epochs, max_steps)
     plan_budget(peft_config, steps.total_steps)
     tuning = read_tuning(config.peft)
-    peak_lr = config.optim.lr
-    if peak_lr is None:
-        if prepared.hidden_size is None:
-            raise ConfigError(
-                f"optim.lr: expected a rate, since {config.model.path!r} names no hidden_size to suggest one by, "
-                "found null; set optim.lr=<rate>."
-            )
-        suggested = suggested_learning_rate(prepared.hidden_size, adapter=peft_config is not None)
-        peak_lr = suggested * tuning.lr_factor * config.optim.lr_factor
-        mark_read(config.peft, "lr_factor")
+    peak_lr = _peak_lr(config, prepared, tuning, adapter=peft_config is not None)
     trained = Trained(trains_b_matrices(peft_config), peft_config is None, plans_budget(peft_config))
     check_optimizer(config.optim, peak_lr, steps.total_steps, trained, prepared.device)
     if config.optim.rest and peft_config is not None:
@@ -216,6 +209,27 @@ def plan_training(config: RunConfig, prepared: Prepared, peft_config: PeftConfig
     if val_every_steps is not None:
         scoring, monitor = plan_scoring(config.trainer, config.evaluation, prepared.data.validation)
     return TrainingPlan(peft_config, tuning, steps, peak_lr, val_every_steps, scoring, monitor)
+
+
+def _refuse_few_shot(count: int) -> None:
+    if count:
+        raise ConfigError(
+            f"evaluation.num_few_shot: expected 0 for training, found {count}; leave it out here, and after the run: "
+            f"python evaluate.py run=<run folder> evaluation.num_few_shot={count}."
+        )
+
+
+def _peak_lr(config: RunConfig, prepared: Prepared, tuning: Tuning, adapter: bool) -> float:
+    """The rate as given, else the one suggested for the base and the method."""
+    if config.optim.lr is not None:
+        return config.optim.lr
+    if prepared.hidden_size is None:
+        raise ConfigError(
+            f"optim.lr: expected a rate, since {config.model.path!r} names no hidden_size to suggest one by, found "
+            "null; set optim.lr=<rate>."
+        )
+    mark_read(config.peft, "lr_factor")
+    return suggested_learning_rate(prepared.hidden_size, adapter) * tuning.lr_factor * config.optim.lr_factor
 
 
 def _check_types(adapter: PeftConfig | None, prepared: Prepared) -> None:
@@ -245,7 +259,7 @@ def mark_read_later(config: RunConfig, plan: TrainingPlan, prepared: Prepared) -
     mark_read(config.logger, *config.logger)
     trainer = ["devices", "micro_batch_tokens", "gradient_checkpointing", "log_every_steps", "checkpoint_every_steps"]
     if plan.val_every_steps is not None:
-        trainer += ["early_stopping_patience", "num_sample_completions", "monitor", "score_every_validations"]
+        trainer += ["early_stopping_patience", "num_sample_completions"]
     mark_read(config.trainer, *trainer)
     mark_evaluation(config.evaluation, bool(prepared.data.test or prepared.data.validation or prepared.sets))
 

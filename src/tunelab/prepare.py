@@ -8,8 +8,8 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.config import PrepareConfig, mark_read
 from tunelab.data.exporting import Exported, data_card, export_rows
 from tunelab.data.preparing import open_stage
+from tunelab.folders import complete_folder
 from tunelab.model.tokenizer import load_tokenizer
-from tunelab.run import complete_folder
 from tunelab.terminal import RunConsole, quiet_libraries
 
 

@@ -19,7 +19,7 @@ from tunelab.model.adapter_folder import has_tokenizer, is_adapter_folder, read_
 from tunelab.model.combining import Mixture, combine
 from tunelab.model.generation import completion_ends
 from tunelab.model.initializing import changes_the_base, initialization
-from tunelab.model.loading import check_base_model, load_base_model, tuned_as_base
+from tunelab.model.loading import check_base_model, load_base_model, torch_dtype, tuned_as_base
 from tunelab.model.locating import is_hub_name
 from tunelab.model.matching import check_adapter, check_vocabulary
 from tunelab.model.new_tokens import require_known_tokens
@@ -147,8 +147,7 @@ def load_base(subject: Subject, device: torch.device) -> PreTrainedModel:
     """
     base = load_base_model(subject.run.model, device)
     base = ready_for_adapter(base) if subject.adapters else base
-    precision = resolve_precision(subject.run.trainer.precision, device)
-    if subject.quantization is None and precision is Precision.fp32 and _hand_on_float32(subject):
+    if needs_float32(subject, device):
         base = base.float()
     if subject.quantization is not None:
         require_computable(base)
@@ -172,8 +171,14 @@ def load_tuned(
     return model
 
 
-def _hand_on_float32(subject: Subject) -> bool:
-    return any(hands_on_float32(read_adapter_config(place)) for place in subject.adapters)
+def needs_float32(subject: Subject, device: torch.device) -> bool:
+    """Whether the base would be in half types, without autocast, and the adapter hands float32 on to it."""
+    is_float32 = torch_dtype(subject.run.model.dtype, device) is torch.float32
+    if is_float32 or subject.quantization is not None:
+        return False
+    precision = resolve_precision(subject.run.trainer.precision, device)
+    handed = any(hands_on_float32(read_adapter_config(place)) for place in subject.adapters)
+    return precision is Precision.fp32 and handed
 
 
 def leaves_the_base(subject: Subject) -> bool:

@@ -5,20 +5,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from transformers import PreTrainedModel
 
 from tunelab.config import to_plain
+from tunelab.data.few_shot import FewShot
 from tunelab.data.records import EvaluationExample
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.harness.tasks import Tasks
+from tunelab.evaluation.scores import spread
 from tunelab.measuring import Measurement, prove_shortcuts
 from tunelab.model.adapter import CausalLM
 from tunelab.model.taking_off import footprint, take_off
 from tunelab.model.virtual_tokens import num_virtual_tokens_of_folder
 from tunelab.outcome import HARNESS, TEST, measure_all
 from tunelab.preflight import Prepared
-from tunelab.subject import Subject, leaves_the_base, load_base, load_tuned
+from tunelab.subject import Subject, leaves_the_base, load_base, load_tuned, needs_float32
 from tunelab.training.trainer import resolve_precision
 
 
@@ -41,17 +44,18 @@ class Bench:
     def __init__(self, prepared: Prepared, console: Console, split: str = TEST, tasks: Tasks | None = None) -> None:
         self._prepared, self._console, self._split, self._tasks = prepared, console, split, tasks
         self._loaded: _Loaded | None = None
-        self.num_loads = 0
 
     def measure_base(self, subject: Subject, examples: Sequence[EvaluationExample]) -> dict[str, SplitEvaluation]:
         """Measure the base of `subject` on the split, the extra sets and the tasks of the harness; by their names."""
         loaded = self._load(subject)
         return self._measured(loaded.measure, loaded.model, examples)
 
-    def measure_few_shot(self, subject: Subject, examples: Sequence[EvaluationExample]) -> dict[str, SplitEvaluation]:
-        """Measure the base of `subject` on examples of the split that have others in front of them."""
+    def measure_few_shot(self, subject: Subject, shots: FewShot) -> dict[str, SplitEvaluation]:
+        """Measure the base of `subject` on the split behind worked examples; the scores are laid out over all of it."""
         loaded = self._load(subject)
-        return {self._split: loaded.measure(loaded.model, examples)}
+        found = loaded.measure(loaded.model, [example for example in shots.examples if example])
+        kept = np.array([example is not None for example in shots.examples])
+        return {self._split: replace(found, scores=[spread(each, kept) for each in found.scores])}
 
     def measure_tuned(self, subject: Subject, examples: Sequence[EvaluationExample]) -> dict[str, SplitEvaluation]:
         """The same of what was trained: an adapter on the base, or a whole model, for which the base makes room."""
@@ -81,12 +85,12 @@ class Bench:
         """The base as `subject` wants it; an earlier one is given up before another is loaded."""
         prepared = self._prepared_for(subject)
         is_adapter, fronted = bool(subject.adapters), prepared.num_virtual_tokens > 0
-        key = (to_plain(subject.run.model), prepared.precision, is_adapter, fronted)
+        in_float32 = needs_float32(subject, prepared.device)
+        key = (to_plain(subject.run.model), prepared.precision, is_adapter, fronted, in_float32)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None
             gc.collect()
             model = load_base(subject, prepared.device)
-            self.num_loads += 1
             self._loaded = _Loaded(model, prove_shortcuts(subject.run, prepared, model, self._console), key)
         return self._loaded
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from tunelab.config import RunConfig, to_plain
+from tunelab.evaluation.metrics.registry import TOKEN_METRICS
 
 PLAIN_WIDTH = 110  # columns where the output is no terminal
 
@@ -111,9 +112,8 @@ class ProgressReporter:
         """Show the figures of a training step, or those of a validation."""
         if "val/loss" in metrics:
             loss, accuracy = metrics["val/loss"], metrics["val/token_accuracy"]
-            known = ("loss", "perplexity", "token_accuracy")
             more = {name.removeprefix("val/"): value for name, value in metrics.items()}
-            scored = "".join(f", {n} {v:.4g}" for n, v in more.items() if n not in known and "/" not in n)
+            scored = "".join(f", {n} {v:.4g}" for n, v in more.items() if n not in TOKEN_METRICS and "/" not in n)
             self._console.print(f"validation at step {step}: loss {loss:.4f}, token accuracy {accuracy:.1%}{scored}")
             return
         figures = (

@@ -211,7 +211,7 @@ def test_choices_need_no_completions(model, tokenizer, monkeypatch: pytest.Monke
     assert found.metrics["num_chosen"] == 3
     assert {"choice_accuracy", "choice_accuracy_norm", "choice_macro_f1"} <= found.metrics.keys()
     assert sum(each["count"] for each in found.tables["choice_calibration_error"]) == 3
-    [table] = results("test", found)["reliability"].values()
+    [table] = results("test", {"tuned": found}, {}, "tuned")["reliability"].values()
     assert table == found.tables["choice_calibration_error"]
 
 

@@ -91,7 +91,7 @@ def test_values_are_those_of_its_own_wrapper(folder, method):
     }  # fmt: skip
     assert {name: found.metrics[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert len(expected) == (4 if method == "prefix" else 5)
-    asked = {sample["id"]: sample for sample in found.samples}
+    asked = {sample["id"]: sample for sample in found.documents}
     for task, samples in theirs["samples"].items():
         for sample in samples:
             mine = asked[f"{task}:{sample['doc_id']}"]

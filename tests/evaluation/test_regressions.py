@@ -1,16 +1,25 @@
 """What got worse on an extra set, in sentences."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from tunelab.evaluation.comparing import compare, compare_models
 from tunelab.evaluation.evaluating import SplitEvaluation
 from tunelab.evaluation.metrics import REGISTRY, Answer
 from tunelab.evaluation.metrics.token_level import LOSS
 from tunelab.evaluation.regressions import regressions
-from tunelab.evaluation.reporting import results
+from tunelab.evaluation.reporting import results as results_of
 from tunelab.evaluation.scores import Scores, estimates, score_answers
 
 REFUSAL, ANSWER = "I can't help with that.", "Stir, then wait."
+
+
+def results(name: str, tuned: SplitEvaluation, base: SplitEvaluation | None = None) -> dict[str, dict[str, Any]]:
+    models = {"base": base, "tuned": tuned} if base else {"tuned": tuned}
+    compared = {("tuned", "base"): compare(base.scores, tuned.scores)} if base else {}
+    return results_of(name, models, compared, "tuned")
 
 
 def evaluated(scores: list[Scores]) -> SplitEvaluation:
@@ -68,3 +77,14 @@ def test_answers_that_are_no_longer_right_are_forgetting():
 
 def test_without_the_base_nothing_can_be_said():
     assert regressions("general", results("general", losses(0.3))) == {}
+
+
+def test_of_several_models_each_that_got_worse_is_named():
+    models = {"base": losses(0), "gentle": losses(0.001), "harsh": losses(0.3), "harsher": losses(0.4)}
+    for reference in ("base", "gentle"):
+        compared = compare_models({name: each.scores for name, each in models.items()}, reference)
+        found = results_of("general", models, compared, "gentle")
+        said = {name: regressions("general", found, name, "gentle") for name in models}
+        assert said["base"] == said["gentle"] == {}
+        assert said["harsh"]["harsh/general/loss"].startswith("forgetting of harsh: on general the loss rose from ")
+        assert list(said["harsher"]) == ["harsher/general/loss"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
+from tunelab.evaluation.comparing import compare, compare_models
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
 from tunelab.evaluation.metrics import REGISTRY, Answer
 from tunelab.evaluation.metrics.token_level import token_level_scores
@@ -50,13 +51,19 @@ def render(renderable, **options) -> str:
     return stream.getvalue()
 
 
+def table(tuned: SplitEvaluation, base: SplitEvaluation | None = None) -> RenderableType:
+    if base is None:
+        return comparison_table(tuned, None, {})
+    return comparison_table(tuned, base, compare(base.scores, tuned.scores))
+
+
 def rows(text: str) -> dict[str, list[str]]:
     cells = [re.split(r"  +", line.strip()) for line in text.splitlines() if line.strip()]
     return {first: rest for first, *rest in cells}
 
 
 def test_table_base_against_tuned():
-    text = render(comparison_table(evaluation(36, 0.25), evaluation(0, 2.5)))
+    text = render(table(evaluation(36, 0.25), evaluation(0, 2.5)))
     found = rows(text)
     assert found["metric"] == ["base", "tuned", "change", "verdict"]
     assert found["exact match %"] == ["0.0", "90.0 [76.9, 96.0]", "+90.0 [74.3, 96.0]", "better"]
@@ -70,30 +77,30 @@ def test_table_base_against_tuned():
 
 def test_table_fits_in_100_columns():
     names = [name for name, each in REGISTRY.items() if not each.configured and not each.of_choices]
-    text = render(comparison_table(evaluation(36, 123.4, names), evaluation(37, 123.5, names)))
+    text = render(table(evaluation(36, 123.4, names), evaluation(37, 123.5, names)))
     assert all(len(line.rstrip()) <= WIDTH for line in text.splitlines())
     assert text.count("…") == 1  # that of the caption: nothing is cut off
     assert rows(text)["exact match %"][-1] == "not distinguishable"
 
 
 def test_table_without_base():
-    found = rows(render(comparison_table(evaluation(36, 0.25))))
+    found = rows(render(table(evaluation(36, 0.25))))
     assert found["exact match %"] == ["90.0 [76.9, 96.0]"]
 
 
 def test_table_with_what_only_one_model_has():
-    text = render(comparison_table(evaluation(36, 0.25), evaluation(0, 2.5, ["exact_match"])))
+    text = render(table(evaluation(36, 0.25), evaluation(0, 2.5, ["exact_match"])))
     assert rows(text)["field F1 (micro) %"][0] == "–"
     assert rows(text)["field F1 (micro) %"][2:] == ["–", "–"]
 
 
 def test_table_says_what_does_not_apply():
     tuned = replace(evaluation(36, 0.25), not_applicable={"bleu": "no example has a completion"})
-    assert "bleu: not applicable, no example has a completion" in render(comparison_table(tuned))
+    assert "bleu: not applicable, no example has a completion" in render(table(tuned))
 
 
 def test_table_shows_better_and_worse():
-    text = render(comparison_table(evaluation(3, 0.2), evaluation(30, 0.5)),
+    text = render(table(evaluation(3, 0.2), evaluation(30, 0.5)),
                   force_terminal=True, color_system="standard", no_color=False)  # fmt: skip
     assert re.search(r"loss.*\x1b\[32mbetter", text)
     assert re.search(r"exact match.*\x1b\[31mworse", text)
@@ -101,14 +108,16 @@ def test_table_shows_better_and_worse():
 
 def test_results_stand_beside_the_metrics():
     base, tuned = evaluation(0, 2.5), evaluation(36, 0.25)
-    found = results("test", tuned, base)
+    models = {"base": base, "tuned": tuned}
+    compared = compare_models({name: each.scores for name, each in models.items()}, "base")
+    found = results("test", models, compared, "tuned")
     assert found["metrics"]["base/test/exact_match"] == 0
     assert found["metrics"]["test/exact_match"] == 0.9
     assert found["intervals"]["test/exact_match"] == pytest.approx([0.769, 0.960], abs=1e-3)
     assert found["counts"]["base/test/loss"] == 40
     assert found["comparisons"]["test/exact_match"]["verdict"] == "better"
     assert "not_applicable" not in found
-    assert set(results("test", base=base)) == {"metrics", "intervals", "counts"}
+    assert set(results("test", {"base": base}, {}, "tuned")) == {"metrics", "intervals", "counts"}
     assert json.loads(json.dumps(found["intervals"])) == found["intervals"]
 
 

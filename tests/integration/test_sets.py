@@ -111,6 +111,18 @@ def test_a_set_has_the_figures_that_it_has_as_data_of_its_own(
             assert found[f"{before}general/{name}"] == pytest.approx(alone[f"{before}test/{name}"], rel=1e-6)
 
 
+def test_the_thorough_evaluation_measures_two_sets(compose_config, tiny_overrides: list[str], tmp_path: Path):
+    keys = ("evaluation.max_examples=2", "data.max_length=96")
+    few = [f"evaluation.sets.{name}.{key}" for name in ("general", "safety") for key in keys]
+    few += ["evaluation.max_examples=2", "evaluation.max_new_tokens=2", "evaluation.base=true", "trainer.max_steps=1"]
+    few += ["evaluation.sets.safety.evaluation.max_new_tokens=2", f"output_dir={tmp_path}"]
+    kept = [each for each in tiny_overrides if not each.startswith(("evaluation", "trainer.max_steps"))]
+    metrics = fine_tune(compose_config(*kept, "evaluation=thorough", *few), RunFolder(tmp_path), few)
+    figures = {"test/exact_match", "general/loss", "safety/loss", "safety/finished_fraction"}
+    assert figures | {f"base/{key}" for key in figures} <= metrics.keys()
+    assert "general/finished_fraction" not in metrics
+
+
 @pytest.mark.parametrize("rate", [0.1, 1e-5])
 def test_a_run_that_forgets_says_so_and_a_gentle_one_does_not(
     rate: float, compose_config, data_file: Path, documents: Path, tmp_path: Path
@@ -156,6 +168,20 @@ def test_sets_of_a_command_are_measured_beside_the_split(
     assert found["texts/num_examples"] == found["test/num_examples"] == 3
     assert "general/loss" not in found
     assert {"base/texts/loss", "texts/loss"} <= found.keys()
+
+
+def test_a_set_of_a_command_leaves_the_settings_of_the_run(
+    run: Runner, documents: Path, compose_config, tmp_path: Path
+):
+    folder = run("evaluation.max_examples=3", "trainer.max_steps=2")
+    saved = load_config(folder.path / "config.yaml")
+    typed = [f"evaluation.sets={{texts:{documents}}}", "evaluation.sets.texts.evaluation.max_examples=2"]
+    config = compose_config(f"run={folder.path}", f"output_dir={tmp_path}", *typed, command="evaluate")
+    found = evaluate(config, saved, folder, typed)
+    assert (found["test/num_examples"], found["texts/num_examples"]) == (3, 2)
+    config = compose_config(f"run={folder.path}", "evaluation.bert_score_layer=3", command="evaluate")
+    with pytest.raises(ConfigError, match=r"^evaluation\.bert_score_layer: set, but nothing uses it"):
+        evaluate(config, saved, folder, ["evaluation.bert_score_layer=3"])
 
 
 @pytest.mark.parametrize(
@@ -221,6 +247,17 @@ def test_the_best_is_that_of_the_monitored_figure(scored: RunFolder):
         "metric": "val/token_f1", "value": best["val/token_f1"], "step": best["step"],
     }  # fmt: skip
     assert scored.read_summary()["best_step"] == best["step"]
+
+
+def test_scoring_a_few_examples_leaves_the_loss_of_all(run: Runner):
+    plain, scored = (
+        [{name: row[name] for name in ("val/loss", "val/perplexity", "val/token_accuracy")} for row in found]
+        for found in (
+            [line for line in lines(run(*SCORED[:3], *more)) if "val/loss" in line]
+            for more in ((), (*SCORED[3:], "trainer.num_scored_examples=3"))
+        )
+    )
+    assert plain == scored
 
 
 def test_samples_are_kept(scored: RunFolder):

@@ -383,7 +383,7 @@ def test_methods_that_need_more_than_examples_are_refused(name: str, tmp_path: P
 def test_what_does_not_go_together_is_refused_before_the_weights(
     overrides: list[str], message: str, run, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("tunelab.finetune.load_base_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("tunelab.run_model.load_base_model", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(ConfigError, match=message):
         run(*overrides)
 

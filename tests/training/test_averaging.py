@@ -14,7 +14,7 @@ from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
 from tunelab.training.averaging import averaged_weights
 from tunelab.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint
-from tunelab.training.module import MEASURED
+from tunelab.training.module import MEASURED_WEIGHTS
 from tunelab.training.optim import Trained, build_optimizer, check_optimizer, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -97,7 +97,7 @@ def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 def test_a_run_exports_the_average_and_resumes_with_the_same_bits(run):
     folder = run()
     result = exported(folder)
-    assert equal(result, held(folder, BEST, MEASURED))
+    assert equal(result, held(folder, BEST, MEASURED_WEIGHTS))
     assert not equal(result, held(folder, BEST, "state_dict"))
     (folder.checkpoints / LAST).unlink()
     assert read_checkpoint(folder.checkpoints / PREVIOUS)["global_step"] == 3
@@ -114,7 +114,7 @@ def test_without_validation_the_last_average_is_exported(run):
     options = ("data.validation_fraction=0", "trainer.val_every_steps=null")
     folder = run(*options)
     result = exported(folder)
-    assert MEASURED not in read_checkpoint(folder.checkpoints / LAST)
+    assert MEASURED_WEIGHTS not in read_checkpoint(folder.checkpoints / LAST)
     assert not equal(result, held(folder, LAST, "state_dict"))
     assert equal(exported(run(*options, folder=folder)), result)  # resumed after its last step
 

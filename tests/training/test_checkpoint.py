@@ -183,17 +183,17 @@ def test_a_flipped_bit_is_never_believed(content: bytes, tmp_path: Path):
 
 
 def test_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT_VERSION", 1)
     write_checkpoint(SMALL, tmp_path / LAST)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match="expected checkpoint format 1, found 2"):
+    with pytest.raises(CheckpointError, match="expected checkpoint format 2, found 1"):
         read_checkpoint(tmp_path / LAST)
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
 def test_a_foreign_safetensors_file_is_refused(metadata, tmp_path: Path):
     save_file({"a": torch.zeros(2)}, tmp_path / LAST, metadata)
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint of tunelab|expected checkpoint format 1"):
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint of tunelab|expected checkpoint format 2"):
         read_checkpoint(tmp_path / LAST)
 
 
@@ -244,7 +244,7 @@ def test_keeping_the_same_file_twice_leaves_nothing_behind(tmp_path: Path):
 
 @pytest.mark.parametrize("damage", [None, b"half"])
 def test_lost_best_weights_are_noticed_before_training(damage: bytes | None, tmp_path: Path):
-    content = {"global_step": 4, "callbacks": {"RunCheckpoint": {"best_loss": 1.0, "best_step": 2}}}
+    content = {"global_step": 4, "callbacks": {"RunCheckpoint": {"best": {"val/loss": 1.0}, "best_step": 2}}}
     for name in (LAST, BEST):
         write_checkpoint(content, tmp_path / name)
     assert newest_checkpoint(tmp_path).step == 4

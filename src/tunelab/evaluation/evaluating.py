@@ -55,8 +55,8 @@ class SplitEvaluation:
 
     `scores` are those of each example, which comparisons need; `estimates` have the values of `metrics` with counts and
     intervals; `not_applicable`: a metric that was asked for by name → why it has no value; `signatures`: metric → what
-    its library says of its settings; `tables`: metric → a table that explains its value; `samples`: what tasks of
-    lm-evaluation-harness asked and got.
+    its library says of its settings; `tables`: metric → a table that explains its value; `documents`: what tasks
+    of lm-evaluation-harness asked and got.
     """
 
     metrics: dict[str, float]
@@ -66,7 +66,7 @@ class SplitEvaluation:
     not_applicable: dict[str, str] = field(default_factory=dict[str, str])
     signatures: dict[str, str] = field(default_factory=dict[str, str])
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
-    samples: tuple[dict[str, Any], ...] = ()
+    documents: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,13 @@ from rich.text import Text
 
 from tunelab.atomic import write_text
 from tunelab.escaping import printable
-from tunelab.evaluation.comparing import Comparison, Duel, compare
+from tunelab.evaluation.comparing import Comparison, Duel
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
 from tunelab.evaluation.metrics import Metric
 from tunelab.evaluation.scores import Estimate
 from tunelab.evaluation.statistics import CONFIDENCE, LEVEL, Interval, Verdict
 
+BASE, TUNED = "base", "tuned"  # what the base is called, and the tuned model where there is one
 NOT_MEASURED = "–"
 LARGE = 10_000  # from here on numbers are shown with three significant digits
 _COLOURS = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.NOT_DISTINGUISHABLE: "dim"}
@@ -26,46 +27,38 @@ _CONFIDENCE = f"[…]: {CONFIDENCE:.0%} interval"
 
 
 def results(
-    split: str, tuned: SplitEvaluation | None = None, base: SplitEvaluation | None = None
-) -> dict[str, dict[str, Any]]:
-    """What summary.json keeps of a split, map by map: `metrics`, `intervals`, `counts`, `not_applicable`, …
-
-    The keys of all of them are `<split>/<metric>` for the tuned model, with `base/` before it for the base model;
-    `comparisons` (tuned less base) has those of the tuned model. `counts` are examples. An empty map is left out.
-    """
-    models = {name: measured for name, measured in (("base", base), ("tuned", tuned)) if measured is not None}
-    compared = {("tuned", "base"): compare(base.scores, tuned.scores)} if base and tuned else {}
-    return results_of(split, models, compared, first="tuned")
-
-
-def results_of(
     split: str,
     models: Mapping[str, SplitEvaluation],
     compared: Mapping[Duel, Mapping[str, Comparison]],
     first: str,
 ) -> dict[str, dict[str, Any]]:
-    """As `results`, for any number of models: the keys of the `first` are bare, those of others begin with their name.
+    """What summary.json keeps of a split, map by map: `metrics`, `intervals`, `counts`, `not_applicable`, …
 
-    A comparison with the base has the keys of the model, others `<model>-vs-<with which>/<split>/<metric>`.
+    The keys of all of them are `<split>/<metric>` for the `first` model, with `<model>/` before it for each other one.
+    `comparisons` with the base have the keys of the model, others `<model>-vs-<with which>/<split>/<metric>`. `counts`
+    are examples. An empty map is left out, except for `metrics`.
     """
     found: dict[str, dict[str, Any]] = {"metrics": {}}
     for model, measured in models.items():
-        prefix = _prefix(model, split, first)
+        prefix = key_prefix(model, split, first)
         for name, entries in _entries(measured).items():
             found.setdefault(name, {}).update({f"{prefix}/{key}": value for key, value in entries.items()})
     for (model, other), comparisons in compared.items():
-        prefix = _prefix(model, split, first) if other == "base" else f"{model}-vs-{other}/{split}"
+        prefix = key_prefix(model, split, first) if other == BASE else f"{model}-vs-{other}/{split}"
         entries = {f"{prefix}/{name}": each.to_dict() for name, each in comparisons.items()}
         found.setdefault("comparisons", {}).update(entries)
     return {name: entries for name, entries in found.items() if entries or name == "metrics"}
 
 
-def _prefix(model: str, split: str, first: str) -> str:
+def key_prefix(model: str, split: str, first: str) -> str:
+    """What the keys of a model begin with."""
     return split if model == first else f"{model}/{split}"
 
 
-def comparison_table(tuned: SplitEvaluation, base: SplitEvaluation | None = None) -> RenderableType:
-    """Base against tuned on one split, a metric a row: values, the change, and a verdict in words.
+def comparison_table(
+    tuned: SplitEvaluation, base: SplitEvaluation | None, compared: Mapping[str, Comparison]
+) -> RenderableType:
+    """Base against tuned on one split, a metric a row: values, the change (of `compared`), and a verdict in words.
 
     Tuned and change are with their intervals; those of the base are in summary.json. Without `base`: what the tuned
     model has, alone. What only one model has shows as `–` for the other.
@@ -75,15 +68,13 @@ def comparison_table(tuned: SplitEvaluation, base: SplitEvaluation | None = None
     for name in ["metric", "base", "tuned", "change", "verdict"] if base is not None else ["metric", "tuned"]:
         is_words = name in ("metric", "verdict")
         table.add_column(name, justify="left" if is_words else "right")
-    compared = compare(base.scores, tuned.scores) if base is not None else {}
     for metric in _rows(tuned, base):
         change, after = compared.get(metric.name), value_cell(metric, tuned.estimates.get(metric.name))
         if base is None:
             table.add_row(Text(label(metric)), after)
         else:
-            before = value_cell(
-                metric, base.estimates.get(metric.name), with_interval=False
-            )  # a line holds two intervals
+            # A line holds two intervals.
+            before = value_cell(metric, base.estimates.get(metric.name), with_interval=False)
             table.add_row(Text(label(metric)), before, after, change_cell(metric, change), verdict_cell(change))
     reasons = [f"{name}: not applicable, {reason}" for name, reason in tuned.not_applicable.items()]
     return Group(table, *(Text(printable(reason)) for reason in reasons))

@@ -18,6 +18,7 @@ from tunelab.errors import CheckpointError, ConfigError
 from tunelab.export.card import Card, method_without_adapter, read_method
 from tunelab.export.merge import Merging, merge_and_compare
 from tunelab.export.serving import Served, modelfile, serving_commands
+from tunelab.folders import complete_folder
 from tunelab.model.adapter_folder import CONFIG, WEIGHTS, read_adapter_config, read_settings
 from tunelab.model.combining import Mixture, check_mixture, combine
 from tunelab.model.generation import base_generation_config, taught_generation
@@ -26,7 +27,7 @@ from tunelab.model.locating import written_path
 from tunelab.model.matching import refuse_unmergeable
 from tunelab.model.origin import RECORD
 from tunelab.model.saving import export_model
-from tunelab.run import RunFolder, complete_folder
+from tunelab.run import RunFolder
 from tunelab.subject import Subject, open_subject
 from tunelab.terminal import RunConsole, quiet_libraries
 

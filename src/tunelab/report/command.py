@@ -10,6 +10,7 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.config import ReportConfig
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
+from tunelab.folders import complete_folder
 from tunelab.report.assembling import Report, assemble
 from tunelab.report.drawing import Drawn
 from tunelab.report.figures import draw_all
@@ -18,7 +19,6 @@ from tunelab.report.pages import report_page
 from tunelab.report.records import report_json, results_csv
 from tunelab.report.table import cells
 from tunelab.report.tex import table_tex
-from tunelab.run import complete_folder
 
 FOLDER, PAGE, RECORD = "report", "report.html", "report.json"
 

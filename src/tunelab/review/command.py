@@ -13,11 +13,11 @@ from tunelab.config import RatingsConfig, ReviewConfig, mark_read
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.evaluation.preferences import Preference
+from tunelab.folders import complete_folder, free_name
 from tunelab.review.pages import comparison_page
 from tunelab.review.predictions import open_predictions
 from tunelab.review.ratings import RatingsReport, read_key, read_ratings, summarise
 from tunelab.review.sheets import make_sheet, sheet_csv, sheet_page
-from tunelab.run import complete_folder, free_name
 from tunelab.terminal import RunConsole
 
 PAGE, KEY, SHEETS = "comparison.html", "rating_key.json", "rating"

@@ -37,9 +37,9 @@ class Reviewed:
         return len({each.completion for each in self.written.values()}) == 1
 
 
-def predictions_file(split: Split) -> str:
-    """The name under which an evaluation of this split leaves its completions."""
-    return "predictions.jsonl" if split is Split.test else f"predictions-{split.value}.jsonl"
+def predictions_file(split: str) -> str:
+    """The name under which an evaluation of this split, or extra set, leaves its completions."""
+    return "predictions.jsonl" if split == Split.test.value else f"predictions-{split}.jsonl"
 
 
 def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[Reviewed]]:
@@ -50,7 +50,7 @@ def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[R
     """
     paths = [Path(path) for path in config.predictions]
     if config.run is not None:
-        paths = [Path(config.run) / predictions_file(config.split)]
+        paths = [Path(config.run) / predictions_file(config.split.value)]
     models, examples = read_predictions(paths)
     unknown = [name for name in config.models if name not in models]
     if unknown or len(config.models) == 1:

@@ -20,7 +20,7 @@ from tunelab.atomic import write_bytes
 from tunelab.errors import CheckpointError, first_line
 
 LAST, BEST, PREVIOUS = "last.ckpt", "best.ckpt", "previous.ckpt"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class SafetensorsCheckpointIO(CheckpointIO):

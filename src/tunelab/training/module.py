@@ -15,6 +15,7 @@ from tunelab.data.collating import collate
 from tunelab.data.datamodule import StepBatch
 from tunelab.data.records import TokenizedExample
 from tunelab.errors import CheckpointError, ModelError, TunelabError
+from tunelab.evaluation.metrics.registry import TOKEN_METRICS
 from tunelab.evaluation.sums import TokenSums
 from tunelab.model.adapter import CausalLM
 from tunelab.model.budget import add_regularizer_gradients, budget_state, prune_ranks, restore_budget
@@ -24,8 +25,7 @@ from tunelab.training.objective import SftObjective
 from tunelab.training.optim import build_optimizer, set_learning_rate
 from tunelab.training.schedules import learning_rate
 
-AnswerFigures = Callable[[], Mapping[str, float]]  # metric → value
-MEASURED = "measured_weights"  # in a checkpoint: the weights of its validation, where training is at others
+MEASURED_WEIGHTS = "measured_weights"  # in a checkpoint: the weights of its validation, where training is at others
 
 
 @dataclass(slots=True)
@@ -53,7 +53,8 @@ class StepSettings:
 class CausalLMModule(pl.LightningModule):
     """Trains `model` by `objective`; `micro_batch_tokens` is a memory knob that out-of-memory halves.
 
-    `answer_figures`: optimizer step → what its validation measures besides the loss, in one process for all.
+    `scores`: optimizer step → what its validation measures besides the loss (metric → value), in one process for all,
+    at the steps where `scores_at` says so.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class CausalLMModule(pl.LightningModule):
         objective: SftObjective,
         settings: StepSettings,
         micro_batch_tokens: int,
-        answer_figures: Callable[[int], AnswerFigures | None] | None = None,
+        scores: Callable[[int], Mapping[str, float]] = lambda _: {},
+        scores_at: Callable[[int], bool] = lambda _: False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,7 +74,7 @@ class CausalLMModule(pl.LightningModule):
         self.validation_metrics: dict[str, float] = {}
         self._objective = objective
         self._settings = settings
-        self._answer_figures = answer_figures
+        self._scores, self._scores_at = scores, scores_at
         self._grad_norm = torch.zeros(())
         self._validation_sums = TokenSums.zero()
         self._averaged: list[Averaged] = []  # while averages stand in for the weights that are trained
@@ -165,16 +167,15 @@ class CausalLMModule(pl.LightningModule):
         if dist.is_initialized():
             for tensor in (sums.nll_sum, sums.token_count, sums.num_correct):
                 dist.all_reduce(tensor)
-        figures = {"loss": sums.loss, "perplexity": sums.perplexity, "token_accuracy": sums.token_accuracy}
-        measure = self._answer_figures(self.trainer.global_step) if self._answer_figures else None
-        if measure is not None:
-            figures |= self._from_the_first(measure)
+        figures = {name: getattr(sums, name) for name in TOKEN_METRICS}
+        if self._scores_at(self.trainer.global_step):
+            figures |= self._scores_of_the_first()
         self.validation_metrics = {f"val/{name}": value for name, value in figures.items()}
         self.log_dict(self.validation_metrics, logger=False)  # for Lightning's EarlyStopping
 
-    def _from_the_first(self, measure: AnswerFigures) -> Mapping[str, float]:
+    def _scores_of_the_first(self) -> Mapping[str, float]:
         """Measure in the first process, and hand the figures to the others: all decide by the same numbers."""
-        found = [measure() if self.global_rank == 0 else {}]
+        found = [self._scores(self.trainer.global_step) if self.global_rank == 0 else {}]
         if dist.is_initialized():
             dist.broadcast_object_list(found, src=0, device=self.device)
         return found[0]
@@ -263,7 +264,7 @@ class CausalLMModule(pl.LightningModule):
         if self._averaged:
             averages = {id(each.parameter): each.average for each in self._averaged}
             named = self.named_parameters()
-            checkpoint[MEASURED] = {name: averages.get(id(p), p) for name, p in named if p.requires_grad}
+            checkpoint[MEASURED_WEIGHTS] = {name: averages.get(id(p), p) for name, p in named if p.requires_grad}
         if (state := budget_state(self.model)) is not None:
             checkpoint["rank_budget"] = state
 

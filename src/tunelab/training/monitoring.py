@@ -8,8 +8,9 @@ from tunelab.config import EvaluationConfig, TrainerConfig
 from tunelab.data.records import EvaluationExample
 from tunelab.errors import ConfigError
 from tunelab.evaluation.measurable import measurable
+from tunelab.evaluation.metrics.registry import TOKEN_METRICS
 
-OF_THE_LOSS = {"val/loss": False, "val/perplexity": False, "val/token_accuracy": True}  # at every validation
+OF_THE_LOSS = {f"val/{name}": better for name, better in TOKEN_METRICS.items()}  # at every validation
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,13 +140,13 @@ class TaskResults:
             scores=scores,
             estimates=found,
             signatures=self.signatures,
-            samples=self.samples,
+            documents=self.samples,
         )
 
 
-def write_samples(path: Path, samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def write_documents(path: Path, documents: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Write one JSON object a line for each (model, document, filter): what was asked, what came back, its scores."""
-    rows = [finite({"model": model, **sample}) for model, found in samples.items() for sample in found]
+    rows = [finite({"model": model, **sample}) for model, found in documents.items() for sample in found]
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False, default=str) + "\n" for row in rows]
     write_text(path, "".join(lines))
 

@@ -127,7 +127,8 @@ class Metric:
 Overall = TypeVar("Overall", bound=Callable[[Sequence[Answer]], float | None])
 
 REGISTRY: dict[str, Metric] = {}
-TOKEN_METRICS = ("loss", "perplexity", "token_accuracy")  # of the references: always measured, see token_level.py
+# Of the references, whether higher is better: always measured, see token_level.py.
+TOKEN_METRICS = {"loss": False, "perplexity": False, "token_accuracy": True}
 
 
 def metric(label: str, unit: Unit = FRACTION, **properties: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
