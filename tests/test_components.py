@@ -106,11 +106,19 @@ def build(node: dict) -> torch.optim.Optimizer:
     return build_optimizer(OptimConfig(optimizer=node), torch.nn.Linear(1, 1), 0.1, False)
 
 
+@pytest.mark.parametrize(("text", "meant"), [("no", "false"), ("On", "true")])
+def test_a_text_is_no_truth_value(text: str, meant: str):
+    node = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "nesterov": text}
+    said = rf"^optim\.optimizer\.nesterov: expected true or false, found '{text}'; set .*\.nesterov={meant}"
+    with pytest.raises(ConfigError, match=said):
+        build_component(node, "optim.optimizer", torch.optim.Optimizer, [torch.zeros(1)])
+
+
 def test_a_value_the_class_refuses_is_quoted(tmp_path):
     with pytest.raises(ConfigError, match=r"^optim\.optimizer: AdamW refused its arguments: .*betas?"):
         build({"_target_": "torch.optim.AdamW", "betas": [2.0, 0.9]})
     with pytest.raises(ConfigError, match=r"^peft: LoraConfig refused its arguments: "):
-        build_peft_config({"_target_": "peft.LoraConfig", "layers_to_transform": [1], "target_modules": ".*q_proj"})
+        build_peft_config({"_target_": "peft.LoraConfig", "layers_pattern": "layers", "target_modules": ["q_proj"]})
     with pytest.raises(ConfigError, match=r"^logger._target_: "):
         build_loggers({"mine": {"_target_": "os.system"}}, tmp_path)
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -393,6 +394,9 @@ def test_what_cannot_be_combined_is_refused(exported, model_folder, pair, tmp_pa
         ExportConfig(to="x", adapters=["a", "b"], combination=Combination.ties)
     with pytest.raises(ConfigError, match="weights: expected one for each of 2 adapters, found 1"):
         ExportConfig(to="x", adapters=["a", "b"], weights=[1.0])
+    for weights in ([math.inf, 1.0], [math.nan, 1.0], [0.0, 0.0]):
+        with pytest.raises(ConfigError, match="weights: expected finite numbers, not all of them 0, found"):
+            ExportConfig(to="x", adapters=["a", "b"], weights=weights)
     assert not (tmp_path / "out").exists()
 
 

@@ -21,6 +21,8 @@ ALLOWED_MODULES = {
     "logger": ("pytorch_lightning.loggers",),
 }
 
+TRUTHS = {"yes": "true", "on": "true", "no": "false", "off": "false"}  # texts for Hydra, and any text is true in Python
+
 
 def resolve_target(target: str, slot: str, kind: type[T]) -> type[T]:
     """Return the class `target` names for `slot`.
@@ -64,6 +66,9 @@ def build_component(node: Mapping[str, Any], slot: str, kind: type[T], *args: An
         if key not in parameters and not open_ended:
             hint = did_you_mean(key, list(parameters))
             raise ConfigError(f"{slot}.{key}: {cls.__name__} has no such argument{hint or '; remove it.'}")
+        meant = TRUTHS.get(str(given[key]).lower())
+        if meant and key in parameters and isinstance(parameters[key].default, bool):
+            raise ConfigError(f"{slot}.{key}: expected true or false, found {given[key]!r}; set {slot}.{key}={meant}.")
     try:
         return cls(*args, **extra, **given)
     except ImportError as error:

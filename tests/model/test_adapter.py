@@ -114,6 +114,14 @@ def test_an_unknown_module_lists_those_there_are(base):
         ({"target_modules": "*"}, r"^peft\.target_modules: expected modules of this model .*, found '\*'\.$"),
         ({"target_modules": "layers.*none"}, r"^peft\.target_modules: .*found 'layers\.\*none'\.$"),
         ({"modules_to_save": ["lm_heads"]}, r"^peft\.modules_to_save: .*'lm_heads'; did you mean 'lm_head'\?"),
+        (
+            {"target_modules": ["q_proj"], "layers_to_transform": [0, 2]},
+            r"^peft\.layers_to_transform: expected numbers of decoder layers, from 0 to 1, found 2;",
+        ),
+        (
+            {"trainable_token_indices": [3, 10**6]},
+            r"^peft\.trainable_token_indices: expected ids of tokens from 0 to \d+, found 1000000; set",
+        ),
     ],
 )
 def test_modules_are_found_before_the_weights(options: dict, said: str, model_folder: Path):
@@ -213,6 +221,13 @@ def test_what_peft_cannot_match_is_one_sentence(base, options):
         attach_adapter(base, build_peft_config({**LORA, **options}), seed=0)
 
 
+def test_single_tokens_are_checked_and_their_embeddings_found(model_folder: Path):
+    base, node = ModelConfig(path=str(model_folder)), {"_target_": "peft.TrainableTokensConfig"}
+    check_modules(build_peft_config({**node, "token_indices": [3, 4]}), None, base)
+    with pytest.raises(ModelError, match=r"^peft\.token_indices: expected ids of tokens from 0 to \d+, found -1; set"):
+        check_modules(build_peft_config({**node, "token_indices": [3, -1]}), None, base)
+
+
 def test_modules_to_save_must_exist(base):
     config = build_peft_config({**LORA, "modules_to_save": ["lm_heads"]})
     with pytest.raises(ModelError, match=r"^peft\.modules_to_save: .*'lm_heads'; did you mean 'lm_head'\?"):
@@ -222,6 +237,31 @@ def test_modules_to_save_must_exist(base):
 def test_another_task_is_refused():
     with pytest.raises(ConfigError, match=r"^peft\.task_type: expected 'CAUSAL_LM', found 'SEQ_CLS'"):
         build_peft_config({**LORA, "task_type": "SEQ_CLS"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"use_dora": "no"}, r"peft\.use_dora: expected true or false, found 'no'"),
+        ({"bias": "lora"}, r"peft\.bias: expected 'none' or 'all' or 'lora_only', found 'lora'"),
+        ({"init_lora_weights": "pisa"}, r"peft\.init_lora_weights: expected true or false or .*, found 'pisa'"),
+        ({"modules_to_save": "lm_head"}, r"peft\.modules_to_save: expected a list, found 'lm_head'"),
+        ({"rank_pattern": [4]}, r"peft\.rank_pattern: expected a mapping, found \[4\]"),
+        ({"inference_mode": True}, r"peft\.inference_mode: expected false"),
+        (
+            {"target_modules": "all-linear", "layers_to_transform": [1]},
+            r"peft\.target_modules: expected a list of names",
+        ),
+    ],
+)
+def test_an_argument_of_another_type_is_refused(options: dict, said: str):
+    with pytest.raises(ConfigError, match=f"^{said}"):
+        build_peft_config({**LORA, **options})
+
+
+@pytest.mark.parametrize("start", ["gaussian", "pissa_niter_4", "PiSSA", "lora_ga", False])
+def test_every_start_that_peft_has_passes(start):
+    assert build_peft_config({**LORA, "init_lora_weights": start}).init_lora_weights == start
 
 
 @pytest.mark.parametrize("damage", ["rename", "remove"])

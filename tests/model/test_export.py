@@ -139,3 +139,4 @@ def test_an_export_that_differs_is_reported_and_the_old_one_stays(
     with pytest.raises(CheckpointError, match="the export differs from the model in memory at "):
         exported(node)
     assert (tmp_path / "adapter" / "old.txt").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # nothing half-written

@@ -78,6 +78,12 @@ def test_what_cannot_be_a_hub_name_is_never_asked_for(path: str, hub):
     assert asked == []
 
 
+def test_a_file_is_no_model_folder(tmp_path: Path):
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelError, match=r"^model\.path: expected a folder with config\.json, found a file"):
+        resolve_model(str(tmp_path / "model.gguf"))
+
+
 def test_a_cached_model_is_not_asked_for(hub, monkeypatch: pytest.MonkeyPatch):
     asked = hub(AssertionError("asked the hub"))
     monkeypatch.setattr(locating, "try_to_load_from_cache", lambda *args, **kwargs: "/cache/config.json")

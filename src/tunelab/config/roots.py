@@ -1,5 +1,6 @@
 """The whole configuration of each command."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -217,6 +218,8 @@ class ExportConfig(SubjectConfig):
         require(self.max_examples >= 0, "max_examples", "0 or more", self.max_examples)
         count = len(self.weights)
         require(count in (0, len(self.adapters)), "weights", f"one for each of {len(self.adapters)} adapters", count)
+        sound = all(map(math.isfinite, self.weights)) and (not self.weights or any(self.weights))
+        require(sound, "weights", "finite numbers, not all of them 0", self.weights)
         require(len(self.adapters) != 1, "adapters", "two or more (of one: adapter=<PEFT folder>)", self.adapters)
         density = self.density
         require(density is None or 0 < density <= 1, "density", "null or a fraction in (0, 1]", density)

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from tunelab.components import build_component, resolve_target
 from tunelab.errors import ConfigError, ModelError, first_line
 from tunelab.model.adapter_folder import is_adapter_folder
+from tunelab.model.arguments import check_types, require_names_of_layers
 from tunelab.model.budget import stand_ins
 from tunelab.model.continuing import continued_config
 from tunelab.model.covering import fitted, is_foreign_linear, linear_names, outside_text
@@ -91,10 +92,12 @@ def build_peft_config(node: Mapping[str, Any]) -> PeftConfig | None:
         if "r" in node:
             raise ConfigError("peft.r: this method prunes peft.init_r to peft.target_r; set these instead.")
         node = {**stand_ins(node), **node}
+    require_names_of_layers(node)
     config = build_component({"task_type": "CAUSAL_LM", **node}, "peft", PeftConfig)
     check_prompt_method(config)
     refuse_unsupported(config)
     check_numbers(config)
+    check_types(config, node)
     return config
 
 

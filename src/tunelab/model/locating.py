@@ -34,6 +34,10 @@ def resolve_model(path: str, revision: str | None = None) -> str:
             )
         return str(located)
     if _looks_like_folder(path):
+        if located.exists():
+            raise ModelError(
+                f"model.path: expected a folder with config.json, found a file, {path!r}; set model.path=<folder>."
+            )
         siblings = [p.name for p in located.parent.iterdir()] if located.parent.is_dir() else []
         raise ModelError(
             f"model.path: there is no folder {path!r}{did_you_mean(located.name, siblings)}; "

@@ -33,24 +33,32 @@ def export_model(
         CheckpointError: what was written differs from the model in memory.
     """
     staging = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
+    shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
     if isinstance(model, PeftModel):
         model.active_peft_config.base_model_name_or_path = base_path
         model.active_peft_config.revision = revision
+    try:
+        expected, written = _write(model, staging)
+        tokenizer.save_pretrained(str(staging))
+        _compare(expected, written, folder)
+        add(staging)
+        shutil.rmtree(folder, ignore_errors=True)
+        staging.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write(model: CausalLM, staging: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights as they should be in the folder, and as they are read back from it."""
+    if isinstance(model, PeftModel):
         # Asking the hub for the base's vocabulary size, PEFT's default, would need the network.
         model.save_pretrained(str(staging), save_embedding_layers=False)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-        written = load_peft_weights(str(staging), device="cpu")
-    else:
-        model.save_pretrained(str(staging), max_shard_size="1000GB")
-        written = load_file(staging / "model.safetensors")
-        expected, others = stored_weights(model)
-        expected |= {name: tensor for name, tensor in others.items() if name in written}
-    tokenizer.save_pretrained(str(staging))
-    _compare(expected, written, folder)
-    add(staging)
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+        return expected, load_peft_weights(str(staging), device="cpu")
+    model.save_pretrained(str(staging), max_shard_size="1000GB")
+    written = load_file(staging / "model.safetensors")
+    expected, others = stored_weights(model)
+    return expected | {name: tensor for name, tensor in others.items() if name in written}, written
 
 
 def stored_weights(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -18,7 +18,7 @@ from tunelab.model.covering import (
     named_targets,
 )
 from tunelab.model.matching import empty_model
-from tunelab.model.trying import require_patterns_and_experts, require_usual_targets
+from tunelab.model.trying import require_patterns_and_experts, require_token_ids, require_usual_targets
 from tunelab.suggesting import did_you_mean
 
 
@@ -51,8 +51,23 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
             f"{missing[0]!r}{did_you_mean(missing[0], linear) or '.'}{_hint_of_experts(model)}"
         )
     if config is not None:
+        _require_layers(model, config)
+        require_token_ids(config, base)
         require_usual_targets(config, base)
         require_patterns_and_experts(config, base)
+
+
+def _require_layers(model: PreTrainedModel, config: PeftConfig) -> None:
+    """Refuse numbers in `layers_to_transform` that no layer has, which PEFT passes over where another fits."""
+    given: Any = getattr(config, "layers_to_transform", None)
+    wanted: list[Any] = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+    count = int(getattr(model.config.get_text_config(), "num_hidden_layers", 0))
+    wrong = [each for each in wanted if count and not (type(each) is int and 0 <= each < count)]
+    if wrong:
+        raise ModelError(
+            f"peft.layers_to_transform: expected numbers of decoder layers, from 0 to {count - 1}, found {wrong[0]!r}; "
+            f"set 'peft.layers_to_transform=[{count - 1}]' for the last."
+        )
 
 
 def _hint_of_experts(model: PreTrainedModel) -> str:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ModelError, first_line
+from tunelab.model.adapter_folder import trained_token_ids
 from tunelab.model.covering import expert_stacks, has_name, last_names, linear_names, text_paths
 from tunelab.model.matching import attached_on_meta, empty_model
 from tunelab.suggesting import did_you_mean
@@ -44,12 +45,32 @@ def require_usual_targets(config: PeftConfig, base: ModelConfig) -> None:
     except Exception:  # of PEFT's many kinds, some need weights: said when the adapter is made
         return
     found: list[str] = list(getattr(wrapped, "targeted_module_names", ()))
-    for name in sorted(wrapped.peft_config["default"].target_modules or ()):
+    usual: Any = wrapped.peft_config["default"].target_modules or ()
+    for name in [usual] if isinstance(usual, str) else sorted(usual):  # TrainableTokens: the path of the embeddings
         if found and not has_name(name, found):
             raise ModelError(
                 f"peft.target_modules: expected modules of this model, found {name!r} among PEFT's usual ones for its "
                 f"type; {remedy}."
             )
+
+
+def require_token_ids(config: PeftConfig, base: ModelConfig) -> None:
+    """Refuse ids of single tokens to be trained for which the embeddings have no row.
+
+    Raises:
+        ModelError: the first of them.
+    """
+    key = "token_indices" if hasattr(config, "token_indices") else "trainable_token_indices"
+    ids = getattr(config, "token_indices", None) or trained_token_ids(config)
+    model: Any = empty_model(base) if ids else None
+    if model is None:
+        return
+    count = model.get_input_embeddings().weight.shape[0] + len(base.new_tokens)
+    wrong = next((each for each in ids if type(each) is not int or not 0 <= each < count), None)
+    if wrong is not None:
+        raise ModelError(
+            f"peft.{key}: expected ids of tokens from 0 to {count - 1}, found {wrong!r}; set 'peft.{key}=[<id>,<id>]'."
+        )
 
 
 def require_patterns_and_experts(config: PeftConfig, base: ModelConfig) -> None:
