@@ -142,7 +142,7 @@ def test_keys_are_read_only_where_they_matter(model, tokenizer, settings: dict):
     used = set(config.used_keys())
     object.__getattribute__(config, "__dict__")["_read"] = set()  # the checks of the config read them too
     evaluate_split(model, tokenizer, make_examples(tokenizer, ["a"]), settings_for(model, 64, config))
-    assert read_keys(config) == used - {"base"}  # which the callers read
+    assert read_keys(config) == used - {"base", "few_shot"}  # which the callers read
     assert ("max_new_tokens" in used) == settings.get("generate", True)
     assert ("seed" in used) == ("temperature" in settings)
 

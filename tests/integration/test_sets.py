@@ -163,6 +163,10 @@ def test_sets_of_a_command_are_measured_beside_the_split(
     [
         (["evaluation.sets={a:none.jsonl}"], r"^evaluation\.sets\.a\.data\.test_path: no file 'none\.jsonl'"),
         (["evaluation.sets={test:x.jsonl}"], r"^evaluation\.sets: expected names .* none of train, .*found 'test'"),
+        (
+            ["evaluation.sets={harness:x.jsonl}"],
+            r"^evaluation\.sets: expected names .* none of train, .*found 'harness'",
+        ),
         (["evaluation.sets=[file]"], r"^evaluation\.sets\.file\.data\.path: expected rows to measure on, found None"),
         (["{a}", "evaluation.sets.a.evaluation.max_new_tokens=0"], r"^evaluation\.max_new_tokens: expected at least 1"),
         (["{a}", "evaluation.sets.a.evaluation.metrics=[bleu]"], r"^evaluation\.sets\.a\.evaluation\.metrics: bleu is"),

@@ -8,7 +8,7 @@ from tunelab.config.data import DataConfig
 from tunelab.config.section import Section, require, to_plain
 from tunelab.errors import ConfigError
 
-TAKEN = ("train", "validation", "test", "val", "base", "tuned")  # begin other keys of summary.json
+TAKEN = ("train", "validation", "test", "val", "base", "tuned", "harness")  # begin other keys of summary.json
 
 
 @dataclass(kw_only=True)
