@@ -135,6 +135,11 @@ def test_a_damaged_config_of_a_run_is_one_sentence(content: bytes, tmp_path: Pat
         (None, ("name=ü",), "quote the value: 'name=\"ü\"'"),
         (None, ("seed=null",), "seed: expected a value, found null"),
         (None, ("optim.lr=abc",), "optim.lr: expected a number, found 'abc'; set optim.lr=<value>."),
+        (
+            None,
+            ("model.new_tokens=x",),
+            "model.new_tokens: expected a list, found a single value (str)",
+        ),
     ],
 )
 def test_what_hydra_cannot_read_is_one_sentence(

@@ -180,6 +180,14 @@ def test_prompts_without_room_are_left_out_and_said(adapters, settings, tmp_path
     assert f"base-7-shot: {left_out} of" in " ".join(capsys.readouterr().out.split())
 
 
+def test_one_model_alone_is_against_none(adapters, settings, capsys):
+    settings["evaluation"].base = False
+    evaluate(EvaluateConfig(adapter=adapters["lora"], **settings), None, None, [])
+    shown = capsys.readouterr().out
+    assert "loss (nats/token)" in shown
+    assert "verdict" not in shown
+
+
 # --- what cannot be compared -----------------------------------------------------------------------------------------
 
 
@@ -198,6 +206,10 @@ def test_what_cannot_be_compared_is_refused_before_weights(adapters, settings, t
     assert "adapters: expected a list of folders, or names and folders, found 5" in refused({"adapters": 5}, settings)
     assert f"expected each model once, found '{lora}' twice" in refused({"adapters": [lora, dora, lora]}, settings)
     assert f"found '{lora}' twice" in refused({"adapter": lora, "adapters": {"same": lora}}, settings)
+    assert refused({"adapter": str(Path(lora).parent)}, settings) == (
+        f"adapter: expected a PEFT folder or a tuned model, found a run folder in '{Path(lora).parent}'; name '{lora}' "
+        "instead."
+    )
     assert "found neither in 'nowhere'" in refused({"adapters": [lora, "nowhere"]}, settings)
     assert "found 'base'; set adapters={<name>" in refused({"adapters": {"base": lora, "x": dora}}, settings)
     assert "found 'a/b'" in refused({"adapters": {"a/b": lora, "x": dora}}, settings)

@@ -240,6 +240,8 @@ def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
     if found := re.match(r"Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", sentence):
         kind = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}[found[2]]
         return f"{key}: expected {kind}, found {found[1]}; set {key}=<value>."
+    if key and (found := re.match(r"Invalid value assigned: (\w+) is not a ListConfig", sentence)):
+        return f"{key}: expected a list, found a single value ({found[1]}); set '{key}=[<value>]'."
     return f"{key}: {sentence}" if key and key not in sentence else sentence
 
 

@@ -202,7 +202,12 @@ def _whole_model(places: Sequence[Path]) -> Path | None:
     if len(places) != 1 or is_adapter_folder(places[0]):
         return None
     if not (places[0] / "config.json").is_file():
-        raise ModelError(f"adapter: expected a PEFT folder or a tuned model, found neither in {str(places[0])!r}.")
+        inside = RunFolder(places[0]).adapter
+        is_run = is_adapter_folder(inside) or (inside / "config.json").is_file()
+        raise ModelError(
+            f"adapter: expected a PEFT folder or a tuned model, found {'a run folder' if is_run else 'neither'} in "
+            f"{str(places[0])!r}; name {repr(str(inside)) if is_run else 'its folder'} instead."
+        )
     return places[0]
 
 

@@ -129,9 +129,30 @@ def test_what_is_missing_is_one_sentence(encoder, changes, message):
 
 def test_an_encoder_without_all_its_weights_is_refused(encoder, tmp_path):
     folder, model, _ = encoder
-    for file in folder.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    copied(folder, tmp_path)
     weights = {name: value for name, value in model.state_dict().items() if "layer.1.attention" not in name}
     model.save_pretrained(tmp_path, state_dict=weights)
     with pytest.raises(ConfigError, match=r"bert_score_model: .*no weights for .*layer\.1\.attention"):
+        scores_of(settings(tmp_path), PAIRS)
+
+
+def copied(folder, to, leave_out=""):
+    for file in folder.iterdir():
+        if not leave_out or leave_out not in file.name:
+            (to / file.name).write_bytes(file.read_bytes())
+
+
+def test_an_encoder_without_its_tokenizer_is_refused_before_anything_is_loaded(encoder, tmp_path):
+    copied(encoder[0], tmp_path, leave_out="tokenizer")  # transformers makes one that knows no word
+    with pytest.raises(ConfigError, match=r"bert_score_model: .*\(no tokenizer that knows a word\)"):
+        check_metrics(settings(tmp_path))
+
+
+def test_vectors_that_are_no_numbers_are_no_score_of_0(encoder, tmp_path):
+    folder, model, vocabulary = encoder
+    copied(folder, tmp_path)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    weights["bert.embeddings.word_embeddings.weight"][vocabulary["cat"]] = math.nan
+    model.save_pretrained(tmp_path, state_dict=weights)
+    with pytest.raises(ConfigError, match=r"bert_score_model: .*\(layer 3 has values that are no numbers\)"):
         scores_of(settings(tmp_path), PAIRS)

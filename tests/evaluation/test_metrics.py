@@ -86,6 +86,19 @@ def test_token_f1_and_jaccard_by_hand():
     assert [value_of(name, ("", "cat")) for name in ("token_f1", "jaccard")] == [0, 0]
 
 
+@pytest.mark.parametrize("name", ["rouge1", "rouge2", "rougeL"])
+def test_rouge_has_no_value_where_it_would_make_no_words(name: str):
+    assert math.isnan(value_of(name, ("привет мир как дела", "привет мир как дела")))  # torchmetrics says 0
+    assert math.isnan(value_of(name, ("今天天气 2", "今天天气 2")))
+    assert value_of(name, ("größe über straße", "größe über straße")) == 1
+
+
+@pytest.mark.parametrize("name", ["normalized_exact_match", "token_f1", "jaccard"])
+def test_what_normalising_leaves_nothing_of_is_not_compared(name: str):
+    assert math.isnan(value_of(name, ("!?", "->"), ("B", "A")))  # an empty text would be the same as either
+    assert value_of(name, ("!?", "->"), ("b", "B")) == 1
+
+
 def rouge_n(found: list[str], expected: list[str], size: int) -> float:
     first, second = (
         Counter(zip(*(words[start:] for start in range(size)), strict=False)) for words in (found, expected)
@@ -195,6 +208,8 @@ def test_ranges_hold():
         (["48/2\n#### 24"], ["exact_match", "numeric_match"]),
         (["Paris"], ["exact_match", "normalized_exact_match", "token_f1"]),
         (["word " * 30], ["exact_match", "normalized_exact_match", "token_f1", "rougeL", "chrf"]),
+        (["слово " * 30], ["exact_match", "normalized_exact_match", "token_f1", "chrf"]),
+        (["", " "], []),
     ],
 )
 def test_auto_takes_what_fits(references: list[str], expected: list[str]):

@@ -99,6 +99,13 @@ def test_table_says_what_does_not_apply():
     assert "bleu: not applicable, no example has a completion" in render(table(tuned))
 
 
+def test_table_says_how_many_examples_have_no_completion():
+    tuned = evaluation(36, 0.25)
+    fewer = replace(tuned, metrics=tuned.metrics | {"num_not_completed": 3.0})
+    assert "3 examples were not completed: they have no prompt" in " ".join(render(comparison_table(fewer)).split())
+    assert "not completed" not in render(comparison_table(tuned))
+
+
 def test_table_shows_better_and_worse():
     text = render(table(evaluation(3, 0.2), evaluation(30, 0.5)),
                   force_terminal=True, color_system="standard", no_color=False)  # fmt: skip

@@ -189,6 +189,10 @@ def test_a_set_of_a_command_leaves_the_settings_of_the_run(
     [
         (["evaluation.sets={a:none.jsonl}"], r"^evaluation\.sets\.a\.data\.test_path: no file 'none\.jsonl'"),
         (["evaluation.sets={test:x.jsonl}"], r"^evaluation\.sets: expected names .* none of train, .*found 'test'"),
+        (
+            ["evaluation.sets={harness:x.jsonl}"],
+            r"^evaluation\.sets: expected names .* none of train, .*found 'harness'",
+        ),
         (["evaluation.sets=[file]"], r"^evaluation\.sets\.file\.data\.path: expected rows to measure on, found None"),
         (
             ["{a}", "evaluation.sets.a.evaluation.max_new_tokens=0"],

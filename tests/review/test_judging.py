@@ -143,6 +143,15 @@ def test_what_passes_is_tried_again(server, tmp_path, status):
     assert len(server.requests) == 4
 
 
+def test_a_judge_that_never_decides_gives_no_win_rate(server, tmp_path, capsys):
+    write(tmp_path, [("a", "b"), ("same", "same")])
+    server.reply = lambda body, number: (200, said("Both are fine."))
+    judge(config(tmp_path, server), ())
+    assert (found(tmp_path)["num_unreadable"], found(tmp_path)["num_alike"]) == (1, 1)
+    assert found(tmp_path)["preference"] is None  # ties of examples that nobody was asked about would be 50 %
+    assert "no example was judged" in capsys.readouterr().out
+
+
 def test_replies_without_a_verdict_and_refusals_are_left_out(server, tmp_path):
     write(tmp_path, [("a0", "good"), ("a1", "good"), ("a2", "good"), ("a3", "good"), ("a4", "good")])
     special = {
@@ -286,6 +295,8 @@ def test_a_draw_and_three_models(server, tmp_path):
     write(tmp_path, [(f"a{n}", f"b{n}") for n in range(9)])
     judge(config(tmp_path, server, num_examples=2), ())
     assert len(server.requests) == 4
+    with pytest.raises(ConfigError, match="expected two or more of base, tuned, found one twice"):
+        judge(config(tmp_path, server, models=["base", "base"]), ())
     with pytest.raises(ConfigError, match="expected two or more of base, tuned"):
         judge(config(tmp_path, server, models=["base", "other"]), ())
 

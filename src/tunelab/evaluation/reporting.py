@@ -147,12 +147,15 @@ def counts_line(measured: SplitEvaluation) -> str:
 
 
 def fewer_lines(measured: SplitEvaluation) -> list[str]:
-    """The metrics that are over fewer examples than the split has."""
+    """The metrics that are over fewer examples than the split has, and why there are fewer completions."""
     fewer: dict[int, list[str]] = {}
     for each in measured.scores:
         if 0 < each.count < measured.metrics.get("num_examples", 0) and "/" not in each.name:
             fewer.setdefault(each.count, []).append(each.metric.label)
-    return [f"over {count:,} examples: {', '.join(labels)}" for count, labels in fewer.items()]
+    left_out = int(measured.metrics.get("num_not_completed", 0))
+    reason = f"{left_out:,} examples were not completed: they have no prompt, or one that fills every position"
+    lines = [f"over {count:,} examples: {', '.join(labels)}" for count, labels in fewer.items()]
+    return [*lines, *([reason] if left_out else [])]
 
 
 def value_cell(metric: Metric, estimate: Estimate | None, with_interval: bool = True) -> Text:

@@ -124,10 +124,11 @@ def _folder(config: JudgeConfig, source: Path, models: Sequence[str]) -> Path:
 
 
 def summarise(judged: Sequence[Judged], models: tuple[str, str], judge: str, num_examples: int) -> JudgeReport:
-    """Count what was judged; the examples of `num_examples` beyond it were alike."""
+    """Count what was judged; the examples of `num_examples` beyond it were alike, and alone say nothing of a judge."""
     counts = Counter(each.judgement for each in judged)
     num_alike = num_examples - len(judged)
     numbers = (counts[Judgement.WIN], counts[Judgement.LOSS], counts[Judgement.TIE] + num_alike)
+    says_nothing = bool(judged) and counts[Judgement.UNJUDGED] == len(judged)
     replies = [reply for each in judged for reply in each.replies]
     winners = [each for each in judged if each.judgement in (Judgement.WIN, Judgement.LOSS) and each.extra_characters]
     num_longer = sum((each.judgement is Judgement.WIN) == (each.extra_characters > 0) for each in winners)
@@ -142,7 +143,7 @@ def summarise(judged: Sequence[Judged], models: tuple[str, str], judge: str, num
         num_disagreed=sum(_disagree(each) for each in judged),
         num_refused=num_refused,
         num_unreadable=counts[Judgement.UNJUDGED] - num_refused,
-        preference=preference(*numbers) if sum(numbers) else None,
+        preference=preference(*numbers) if sum(numbers) and not says_nothing else None,
         first_rate=first[0],
         first_interval=first[1],
         longer_rate=longer[0],

@@ -53,8 +53,9 @@ def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[R
         paths = [Path(config.run) / predictions_file(config.split.value)]
     models, examples = read_predictions(paths)
     unknown = [name for name in config.models if name not in models]
-    if unknown or len(config.models) == 1:
-        found = f"no {unknown[0]!r}" if unknown else "one"
+    twice = len(set(config.models)) < len(config.models)
+    if unknown or twice or len(config.models) == 1:
+        found = f"no {unknown[0]!r}" if unknown else "one twice" if twice else "one"
         raise ConfigError(
             f"models: expected two or more of {', '.join(models)}, found {found}; set models=[<name>,<name>]."
         )

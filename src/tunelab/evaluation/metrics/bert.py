@@ -85,6 +85,8 @@ class BertScorer:
         for batch in _batches(pairs, lambda text: len(encoder.tokenizer(text, verbose=False)["input_ids"])):
             embedded, num_cut = encoder.embed([text for pair in batch for text in pair])
             self.num_cut += num_cut
+            if not all(bool(each.vectors.isfinite().all()) for each in embedded):
+                raise _unusable(self.folder, f"layer {self.layer} has values that are no numbers")
             found |= dict(zip(batch, map(f1, embedded[::2], embedded[1::2]), strict=True))
         return found
 
@@ -112,7 +114,6 @@ def load_encoder(folder: Path, layer: int) -> Encoder:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a table of weights that an encoder alone does not need
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
@@ -124,11 +125,30 @@ def load_encoder(folder: Path, layer: int) -> Encoder:
     missing = sorted(name for name in absent if "pooler" not in name)  # which only classifiers need
     if missing:
         raise _unusable(folder, f"no weights for {missing[0]}")
+    tokenizer = load_words(folder)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     positions = getattr(model.config, "max_position_embeddings", None)
     known = [tokenizer.model_max_length, *([positions - 2] if positions else [])]  # RoBERTa's positions begin at 2
     limit = min(known) if tokenizer.model_max_length > 10**6 else tokenizer.model_max_length
     return Encoder(model, tokenizer, layer, int(limit))
+
+
+@lru_cache(maxsize=1)
+def load_words(folder: Path) -> Any:
+    """Read the tokenizer from `folder` alone.
+
+    Raises:
+        ConfigError: there is none, which transformers takes for one without words, or it cannot pad.
+    """
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise _unusable(folder, first_line(error)) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise _unusable(folder, "no tokenizer that knows a word")
+    if tokenizer.pad_token_id is None:
+        raise _unusable(folder, "its tokenizer has no padding token")
+    return tokenizer
 
 
 def _configured(metric: Metric, config: EvaluationConfig) -> Metric:
@@ -145,6 +165,7 @@ def _configured(metric: Metric, config: EvaluationConfig) -> Metric:
             f"{config.bert_score_model!r}; set evaluation.bert_score_model=<folder> (nothing is downloaded)."
         )
     scorer = BertScorer(folder, _layer(folder, config.bert_score_layer))
+    load_words(folder)
     return replace(metric, fitted=scorer.fitted, signature=scorer.signature)
 
 

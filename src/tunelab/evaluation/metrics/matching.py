@@ -9,10 +9,11 @@ from functools import partial
 
 from tunelab.config import EvaluationConfig
 from tunelab.errors import ConfigError
-from tunelab.evaluation.metrics.registry import Answer, Metric, fits_all, metric
+from tunelab.evaluation.metrics.registry import Answer, Metric, metric
 from tunelab.evaluation.scoring import exact_answer, parse_object
 from tunelab.evaluation.scoring import exact_match as is_exact_match
 
+NORMALISED_WORDS = "a reference with words that are neither articles nor punctuation"
 ANSWER_MARK = "####"  # before the final number, in GSM8K (Cobbe et al. 2021)
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -43,6 +44,16 @@ def final_number(text: str) -> Decimal | None:
 def is_text(reference: str) -> bool:
     """Whether a reference is plain text: neither a JSON object nor an answer with GSM8K's mark."""
     return bool(reference.strip()) and ANSWER_MARK not in reference and parse_object(reference) is None
+
+
+def has_normalised_words(reference: str) -> bool:
+    """Whether SQuAD's normalisation leaves a word of it; a blank reference has nothing to lose: nothing is right."""
+    return not reference.strip() or bool(normalise_answer(reference))
+
+
+def fits_some(references: Sequence[str]) -> bool:
+    """Whether any reference says something; where all are blank there are none."""
+    return any(reference.strip() for reference in references)
 
 
 def fits_text(references: Sequence[str]) -> bool:
@@ -82,15 +93,17 @@ def _with_pattern(metric: Metric, config: EvaluationConfig) -> Metric:
     return replace(metric, score=partial(regex_match, pattern=pattern), vote=partial(_last_match, pattern=pattern))
 
 
-@metric("exact match", is_rate=True, fits=fits_all, vote=exact_answer)
+@metric("exact match", is_rate=True, fits=fits_some, vote=exact_answer)
 def exact_match(answer: Answer) -> bool:
     """The same JSON object as a value, or the same text after white space is normalised (`scoring.exact_match`)."""
     return is_exact_match(answer.completion, answer.reference)
 
 
-@metric("normalized match", is_rate=True, fits=fits_text, vote=normalise_answer)
-def normalized_exact_match(answer: Answer) -> bool:
-    """The same text after SQuAD's normalisation (Rajpurkar et al. 2016)."""
+@metric("normalized match", is_rate=True, needs=NORMALISED_WORDS, fits=fits_text, vote=normalise_answer)
+def normalized_exact_match(answer: Answer) -> bool | None:
+    """The same text after SQuAD's normalisation (Rajpurkar et al. 2016), where that leaves a word of the reference."""
+    if not has_normalised_words(answer.reference):
+        return None
     return normalise_answer(answer.completion) == normalise_answer(answer.reference)
 
 

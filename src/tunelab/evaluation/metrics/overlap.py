@@ -7,10 +7,23 @@ from statistics import median
 import numpy as np
 from torchmetrics.functional.text import rouge_score
 
-from tunelab.evaluation.metrics.matching import fits_text, is_text, normalise_answer
+from tunelab.evaluation.metrics.matching import (
+    NORMALISED_WORDS,
+    fits_text,
+    has_normalised_words,
+    is_text,
+    normalise_answer,
+)
 from tunelab.evaluation.metrics.registry import Answer, metric
 
+LATIN = "a reference of mostly ASCII letters and digits, of which alone ROUGE makes words"
 LONG_WORDS = 10  # a median reference of as many words is a text to overlap with, rather than an answer
+
+
+def is_latin(text: str) -> bool:
+    """Whether ASCII letters and digits, of which alone ROUGE makes words, are at least half of all."""
+    counted = [character.isascii() for character in text if character.isalnum()]
+    return bool(counted) and 2 * sum(counted) >= len(counted)
 
 
 def fits_long_text(references: Sequence[str]) -> bool:
@@ -19,9 +32,16 @@ def fits_long_text(references: Sequence[str]) -> bool:
     return bool(lengths) and median(lengths) >= LONG_WORDS
 
 
-@metric("token F1", fits=fits_text)
-def token_f1(answer: Answer) -> float:
+def fits_long_latin(references: Sequence[str]) -> bool:
+    """The same of those that ROUGE can read."""
+    return fits_long_text([reference for reference in references if is_latin(reference)])
+
+
+@metric("token F1", needs=NORMALISED_WORDS, fits=fits_text)
+def token_f1(answer: Answer) -> float | None:
     """F1 of the words that both have, each as often as both have it, after SQuAD's normalisation (SQuAD 2.0)."""
+    if not has_normalised_words(answer.reference):
+        return None
     found, expected = normalise_answer(answer.completion).split(), normalise_answer(answer.reference).split()
     if not found or not expected:
         return float(found == expected)
@@ -29,27 +49,29 @@ def token_f1(answer: Answer) -> float:
     return 2 * num_shared / (len(found) + len(expected))
 
 
-@metric("word Jaccard")
-def jaccard(answer: Answer) -> float:
+@metric("word Jaccard", needs=NORMALISED_WORDS)
+def jaccard(answer: Answer) -> float | None:
     """Words of both over words of either, as sets, after SQuAD's normalisation; two empty texts score 1."""
+    if not has_normalised_words(answer.reference):
+        return None
     found, expected = set(normalise_answer(answer.completion).split()), set(normalise_answer(answer.reference).split())
     return len(found & expected) / len(found | expected) if found | expected else 1.0
 
 
-@metric("ROUGE-1")
-def rouge1(answer: Answer) -> float:
+@metric("ROUGE-1", needs=LATIN)
+def rouge1(answer: Answer) -> float | None:
     """F-measure of shared words (Lin 2004), by torchmetrics, without stemming."""
     return _rouge(answer, "rouge1")
 
 
-@metric("ROUGE-2")
-def rouge2(answer: Answer) -> float:
+@metric("ROUGE-2", needs=LATIN)
+def rouge2(answer: Answer) -> float | None:
     """F-measure of shared pairs of words (Lin 2004), by torchmetrics, without stemming."""
     return _rouge(answer, "rouge2")
 
 
-@metric("ROUGE-L", fits=fits_long_text)
-def rougeL(answer: Answer) -> float:  # noqa: N802 (the name that the field uses)
+@metric("ROUGE-L", needs=LATIN, fits=fits_long_latin)
+def rougeL(answer: Answer) -> float | None:  # noqa: N802 (the name that the field uses)
     """F-measure of the longest common subsequence of words (Lin 2004), by torchmetrics, without stemming."""
     return _rouge(answer, "rougeL")
 
@@ -61,7 +83,9 @@ def edit_distance(answer: Answer) -> float:
     return _num_edits(answer.completion, answer.reference) / longest if longest else 0.0
 
 
-def _rouge(answer: Answer, key: str) -> float:
+def _rouge(answer: Answer, key: str) -> float | None:
+    if not is_latin(answer.reference):
+        return None  # no words: 0 even where the texts are the same
     return float(rouge_score(answer.completion, answer.reference, rouge_keys=key)[f"{key}_fmeasure"])
 
 
