@@ -349,3 +349,16 @@ def test_models_that_agree_on_everything_leave_nothing_to_rate(tmp_path, capsys)
     assert "sheet        none, the models wrote the same everywhere" in capsys.readouterr().out
     with pytest.raises(ValueError, match="found the same for all 1 examples"):
         make_sheet(*read_predictions([path]), 5)
+
+
+def test_several_models_are_counted_one_by_one(tmp_path, capsys):
+    scores = {"base": 0.0, "shots": 0.0, "tuned": 1.0}
+    lines = [line(name, number, f"{name} {number}", exact_match=scores[name]) for number in range(5) for name in scores]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    models, examples = read_predictions([path])
+    text = " ".join(Page(comparison_page("t", models, examples, max_examples=9)).text.split())
+    assert "exact matchshots005 exact matchtuned050" in text
+    assert "the change of an example is the worst of these models" in text
+    review(ReviewConfig(run=str(tmp_path)), ())
+    assert f"python -m tunelab review run={tmp_path} 'models=[base,tuned]'" in capsys.readouterr().out

@@ -49,7 +49,7 @@ def comparison_page(title: str, models: Sequence[str], examples: Sequence[Review
         rows=rows,
         num_examples=len(examples),
         metrics={name: REGISTRY[name].label for name in metrics},
-        tallies=_tallies(changes, metrics),
+        tallies=_tallies(examples, models, metrics),
         Mark=Mark,
         script=element,
         policy=policy,
@@ -80,11 +80,14 @@ def _row(place: int, example: Reviewed, changes: Mapping[str, float]) -> _Row:
     return _Row(place, example, pieces, changes)
 
 
-def _tallies(changes: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> list[tuple[str, int, int, int]]:
-    """Label of each metric, and on how many examples it became worse, better, or stayed."""
-    tallies: list[tuple[str, int, int, int]] = []
+def _tallies(
+    examples: Sequence[Reviewed], models: Sequence[str], metrics: Sequence[str]
+) -> list[tuple[str, str, int, int, int]]:
+    """Label of each metric, each later model, and on how many examples it is worse than the first, better, or equal."""
+    tallies: list[tuple[str, str, int, int, int]] = []
     for name in metrics:
-        found = [each[name] for each in changes if name in each]
-        worse, better = sum(change < 0 for change in found), sum(change > 0 for change in found)
-        tallies.append((REGISTRY[name].label, worse, better, len(found) - worse - better))
+        for model in models[1:]:
+            found = [_changes(example, (models[0], model), [name]) for example in examples]
+            signs = [(change[name] > 0) - (change[name] < 0) for change in found if change]
+            tallies.append((REGISTRY[name].label, model, signs.count(-1), signs.count(1), signs.count(0)))
     return tallies
