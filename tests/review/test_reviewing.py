@@ -88,7 +88,7 @@ def test_the_page_has_the_worst_first_and_runs_its_own_script_only(predictions):
     html = comparison_page("a title", models, examples, max_examples=1000)
     page = Page(html)
     articles = page.all("article")
-    changes = [json.loads(each["data-changes"])["exact_match"] for each in articles]
+    changes = [json.loads(each["data-changes"])[models[-1]]["exact_match"] for each in articles]
     assert changes == [-1.0, *[0.0] * 9, *[1.0] * 10]
     assert [int(each["data-place"]) for each in articles][:3] == [1, 3, 5]
     [policy] = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
@@ -110,7 +110,23 @@ def test_lower_is_better_where_the_metric_says_so(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text("\n".join(line(model, 0, "x", edit_distance=value) for model, value in (("a", 0.2), ("b", 0.9))))
     page = Page(comparison_page("t", *read_predictions([path]), max_examples=9))
-    assert json.loads(page.all("article")[0]["data-changes"])["edit_distance"] == pytest.approx(-0.7)
+    assert json.loads(page.all("article")[0]["data-changes"])["b"]["edit_distance"] == pytest.approx(-0.7)
+
+
+def test_of_several_models_each_is_counted_and_the_last_one_orders(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    scores = {"a": (1, 0, 1), "b": (0, 0, 1), "c": (1, 1, 0)}
+    lines = [
+        line(model, place, "x", exact_match=value) for model, all in scores.items() for place, value in enumerate(all)
+    ]
+    path.write_text("\n".join(lines))
+    models, examples = read_predictions([path])
+    html = comparison_page("t", models, examples, max_examples=9)
+    page = Page(html)
+    assert [each["data-place"] for each in page.all("article")] == ["2", "0", "1"]
+    rows = re.findall(r"exact match</th><td><bdi>(.)</bdi></td>" + r'<td class="number">(\d)</td>' * 3, html)
+    assert rows == [("b", "1", "0", "2"), ("c", "1", "1", "1")]
+    assert [each["value"] for each in page.all("option")][-5:-3] == ["c", "b"]
 
 
 def test_hostile_text_is_shown_literally(tmp_path):
@@ -351,14 +367,8 @@ def test_models_that_agree_on_everything_leave_nothing_to_rate(tmp_path, capsys)
         make_sheet(*read_predictions([path]), 5)
 
 
-def test_several_models_are_counted_one_by_one(tmp_path, capsys):
-    scores = {"base": 0.0, "shots": 0.0, "tuned": 1.0}
-    lines = [line(name, number, f"{name} {number}", exact_match=scores[name]) for number in range(5) for name in scores]
-    path = tmp_path / "predictions.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    models, examples = read_predictions([path])
-    text = " ".join(Page(comparison_page("t", models, examples, max_examples=9)).text.split())
-    assert "exact matchshots005 exact matchtuned050" in text
-    assert "the change of an example is the worst of these models" in text
+def test_without_a_sheet_the_command_for_one_is_said(tmp_path, capsys):
+    lines = [line(name, number, f"{name} {number}", exact_match=1.0) for number in range(2) for name in "abc"]
+    (tmp_path / "predictions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     review(ReviewConfig(run=str(tmp_path)), ())
-    assert f"python -m tunelab review run={tmp_path} 'models=[base,tuned]'" in capsys.readouterr().out
+    assert f"python -m tunelab review run={tmp_path} 'models=[a,c]'" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
         TunelabError: the predictions cannot be used, or the folder cannot be made.
     """
     source, models, examples = open_predictions(config)
-    page = comparison_page(" and ".join(models), models, examples, config.max_examples)
+    page = comparison_page(", ".join(models), models, examples, config.max_examples)
     differ = not all(example.are_alike for example in examples)
     key, items = None, []
     if config.sheet and len(models) == 2:

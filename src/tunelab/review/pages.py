@@ -1,5 +1,6 @@
 """The page on which people read completions of several models side by side, worst regressions first."""
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,17 @@ from tunelab.html import page_environment, script
 from tunelab.review.marking import Mark, Pieces, mark_differences
 from tunelab.review.predictions import MAX_CHARACTERS, Reviewed
 
+Changes = Mapping[str, Mapping[str, float]]
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """An example as the page shows it. `changes`: metric → the others less the first, positive where better."""
+    """An example as the page shows it. `changes`: model → metric → it less the first model, positive where better."""
 
     place: int  # in the data
     example: Reviewed
     pieces: Mapping[str, Pieces]
-    changes: Mapping[str, float]
+    changes: Changes
 
     @property
     def changes_json(self) -> str:
@@ -35,12 +38,14 @@ class _Row:
 def comparison_page(title: str, models: Sequence[str], examples: Sequence[Reviewed], max_examples: int) -> str:
     """Completions of `models` as one HTML page without anything from elsewhere; its script sorts and filters.
 
-    The changes that it sorts by are those of each model after the first, the worst of them where there are several.
-    Only the `max_examples` worst are there, by the first metric that has a better and a worse; the page says so.
+    The changes are those of each later model against the first; the page sorts by those of the last one, or of another
+    that is chosen there. Only the `max_examples` worst are there, by the first metric that has a better and a worse;
+    the page says so.
     """
     metrics = _metrics(examples)
     changes = [_changes(example, models, metrics) for example in examples]
-    order = sorted(range(len(examples)), key=lambda index: changes[index].get(metrics[0], 0.0) if metrics else 0.0)
+    fell = [each[models[-1]].get(metrics[0], 0.0) if metrics and len(models) > 1 else 0.0 for each in changes]
+    order = sorted(range(len(examples)), key=fell.__getitem__)
     rows = [_row(index, examples[index], changes[index]) for index in order[:max_examples]]
     element, policy = script(resources.files("tunelab.review").joinpath("html/comparison.js").read_text("utf-8"))
     return page_environment("tunelab.review", MAX_CHARACTERS).get_template("comparison.html.jinja").render(
@@ -49,7 +54,7 @@ def comparison_page(title: str, models: Sequence[str], examples: Sequence[Review
         rows=rows,
         num_examples=len(examples),
         metrics={name: REGISTRY[name].label for name in metrics},
-        tallies=_tallies(examples, models, metrics),
+        tallies=_tallies(changes, metrics, models[1:]),
         Mark=Mark,
         script=element,
         policy=policy,
@@ -62,17 +67,18 @@ def _metrics(examples: Sequence[Reviewed]) -> list[str]:
     return [name for name, metric in REGISTRY.items() if name in found and metric.better is not None]
 
 
-def _changes(example: Reviewed, models: Sequence[str], metrics: Sequence[str]) -> dict[str, float]:
-    before, *after = (example.written[model].scores for model in models)
-    found: dict[str, float] = {}
-    for name in metrics:
-        if name in before and all(name in scores for scores in after):
-            sign = 1 if REGISTRY[name].better else -1
-            found[name] = min(sign * (scores[name] - before[name]) for scores in after)
-    return {name: change for name, change in found.items() if math.isfinite(change)}
+def _changes(example: Reviewed, models: Sequence[str], metrics: Sequence[str]) -> dict[str, dict[str, float]]:
+    before = example.written[models[0]].scores
+    found: dict[str, dict[str, float]] = {}
+    for model in models[1:]:
+        after = example.written[model].scores
+        both = [name for name in metrics if name in before and name in after]
+        changes = {name: (1 if REGISTRY[name].better else -1) * (after[name] - before[name]) for name in both}
+        found[model] = {name: change for name, change in changes.items() if math.isfinite(change)}
+    return found
 
 
-def _row(place: int, example: Reviewed, changes: Mapping[str, float]) -> _Row:
+def _row(place: int, example: Reviewed, changes: Changes) -> _Row:
     pieces = {
         model: mark_differences(example.reference[:MAX_CHARACTERS], written.completion[:MAX_CHARACTERS])
         for model, written in example.written.items()
@@ -81,13 +87,12 @@ def _row(place: int, example: Reviewed, changes: Mapping[str, float]) -> _Row:
 
 
 def _tallies(
-    examples: Sequence[Reviewed], models: Sequence[str], metrics: Sequence[str]
+    changes: Sequence[Changes], metrics: Sequence[str], models: Sequence[str]
 ) -> list[tuple[str, str, int, int, int]]:
-    """Label of each metric, each later model, and on how many examples it is worse than the first, better, or equal."""
+    """Label of each metric, model, and on how many examples it became worse, better, or stayed."""
     tallies: list[tuple[str, str, int, int, int]] = []
-    for name in metrics:
-        for model in models[1:]:
-            found = [_changes(example, (models[0], model), [name]) for example in examples]
-            signs = [(change[name] > 0) - (change[name] < 0) for change in found if change]
-            tallies.append((REGISTRY[name].label, model, signs.count(-1), signs.count(1), signs.count(0)))
+    for name, model in itertools.product(metrics, models):
+        found = [each[model][name] for each in changes if name in each[model]]
+        worse, better = sum(change < 0 for change in found), sum(change > 0 for change in found)
+        tallies.append((REGISTRY[name].label, model, worse, better, len(found) - worse - better))
     return tallies

@@ -25,9 +25,10 @@ function isShown(example, change) {
 
 function update() {
   const metric = control("metric").value;
+  const model = control("model").value;
   const words = control("words").value.trim().toLowerCase();
   const sign = { worst: 1, best: -1, file: 0 }[control("order").value];
-  const change = (example) => example.changes[metric];
+  const change = (example) => example.changes[model]?.[metric];
   const known = (example) => change(example) ?? 0;
   const ordered = [...examples].sort((a, b) => sign * (known(a) - known(b)) || a.place - b.place);
   let shown = 0;
@@ -44,6 +45,6 @@ function update() {
   control("shown").textContent = `${shown} of ${examples.length}`;
 }
 
-for (const name of ["show", "metric", "order"]) control(name).addEventListener("change", update);
+for (const name of ["show", "metric", "model", "order"]) control(name).addEventListener("change", update);
 control("words").addEventListener("input", update);
 update();
