@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from tunelab.audit import refuse_unread_keys
+from tunelab.audit import refuse_foreign_splits, refuse_unread_keys
 from tunelab.config import RunConfig, forget_reads, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.preflight import build_adapter_config, mark_read_later, plan_training, prepare
@@ -59,3 +59,22 @@ def test_a_dictionary_remembers_what_was_read_of_it(tiny_config):
     forget_reads(config)
     with pytest.raises(ConfigError, match=r"^peft\.r: "):
         refuse_unread_keys(config, ["peft.r=4"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        (["data.path=mine.jsonl"], "data.path: set beside data.validation_path and data.test_path"),
+        (["data.path=mine.jsonl", "data.test_path=t.jsonl"], "data.path: set beside data.validation_path of"),
+        (["data=file", "data.path=mine.jsonl"], None),
+        (["data=tickets", "data.path=mine.jsonl"], None),
+        (["data.path=mine.jsonl", "data.validation_path=null", "data.test_path=null"], None),
+        (["data.path=embedded:tickets/validation.jsonl"], None),
+        (["seed=1"], None),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_own_data_are_not_measured_on_the_default_set(typed: list[str], refused: str | None, compose_config):
+    config = compose_config(*typed)
+    with pytest.raises(ConfigError, match=refused) if refused else nullcontext():
+        refuse_foreign_splits(config.data, typed)

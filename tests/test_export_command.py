@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -87,12 +88,22 @@ def test_an_adapter_goes_out_as_it_is_with_card_and_end_tokens(exported, run_fol
     assert card.data.library_name == "peft"
     assert card.data.base_model is None  # a folder is no name on the hub
     assert "| test/loss (nats/token) | 3.0000 | 1.2500 |" in card.text
+    assert 'model.generation_config = GenerationConfig.from_pretrained("<this folder>")' in card.text
     assert "SHA-256 `cd`" in card.text
     assert "python train.py name=run" in card.text
     again = exported(run_folder, to=tmp_path / "other" / "out")
     for name in ("README.md", "export.json", "generation_config.json"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+def test_a_folder_of_runs_is_refused_with_the_newest_of_them(tmp_path):
+    for name, time in (("a", 2), ("b", 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+        os.utime(tmp_path / name / "config.yaml", (time, time))
+    with pytest.raises(ConfigError, match=f"set the newest in it, '{tmp_path / 'a'}', or another"):
+        open_run_folder(str(tmp_path))
 
 
 def test_what_other_programs_leave_beside_an_adapter_stays_there(exported, run_folder, model_folder, tmp_path):

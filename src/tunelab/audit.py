@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunelab.config import Section, read_entries, read_keys
+from tunelab.config import DataConfig, Section, read_entries, read_keys
+from tunelab.embedded import PREFIX
 from tunelab.errors import ConfigError
 
 
@@ -20,6 +21,25 @@ def refuse_unread_keys(config: Section, overrides: Sequence[str], below: str = "
         raise ConfigError(
             f"{', '.join(unread)}: set, but nothing uses it in this configuration (another choice makes it "
             "meaningless); remove it, or change that choice."
+        )
+
+
+def refuse_foreign_splits(data: DataConfig, overrides: Sequence[str]) -> None:
+    """Check that data of one's own are not measured on the embedded set that is the default, unless it was chosen.
+
+    Raises:
+        ConfigError: training data were typed, and the other splits are those of a set that nobody typed.
+    """
+    typed = {key: value for key, _, value in (each.lstrip("+").partition("=") for each in overrides)}
+    own = next((key for key in ("data.path", "data.mix", "data.info") if key in typed), None)
+    if own is None or "data" in typed or typed[own].strip("'\"").startswith(PREFIX):
+        return
+    splits = {"data.validation_path": data.validation_path, "data.test_path": data.test_path}
+    foreign = [key for key, path in splits.items() if key not in typed and (path or "").startswith(PREFIX)]
+    if foreign:
+        raise ConfigError(
+            f"{own}: set beside {' and '.join(foreign)} of the embedded set, which is the default; set data=file too "
+            "(or data=tickets, to train on yours and measure on these)."
         )
 
 

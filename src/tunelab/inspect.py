@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunelab.atomic import write_json, write_text
-from tunelab.audit import refuse_unread_keys
+from tunelab.audit import refuse_foreign_splits, refuse_unread_keys
 from tunelab.config import AnySplit, InspectConfig, mark_read
 from tunelab.data.comparing import rejected_answers
 from tunelab.data.inspecting import inspect_example, render_inspected
@@ -26,6 +26,7 @@ def inspect_data(config: InspectConfig, overrides: Sequence[str]) -> None:
     """
     console = RunConsole()
     quiet_libraries()
+    refuse_foreign_splits(config.data, overrides)
     tokenizer = load_tokenizer(config.model)
     with console.status("preparing the data"):
         data = prepare_data(config.data, tokenizer, Path(config.output_dir) / "cache")

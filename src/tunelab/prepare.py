@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunelab.atomic import write_json, write_text
-from tunelab.audit import refuse_unread_keys
+from tunelab.audit import refuse_foreign_splits, refuse_unread_keys
 from tunelab.config import PrepareConfig, mark_read
 from tunelab.data.exporting import Exported, data_card, export_rows
 from tunelab.data.preparing import open_stage
@@ -21,6 +21,7 @@ def prepare_files(config: PrepareConfig, overrides: Sequence[str]) -> None:
     """
     console = RunConsole()
     quiet_libraries()
+    refuse_foreign_splits(config.data, overrides)
     stage = open_stage(config.data, load_tokenizer(config.model))
     with complete_folder(Path(config.to)) as folder:
         with console.status("preparing the data"):

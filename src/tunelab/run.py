@@ -132,9 +132,10 @@ def open_run_folder(path: str) -> RunFolder:
     """
     folder = Path(path)
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(
-            f"run, resume: expected a run folder with config.yaml, found none in {path!r}; runs lie in outputs/runs."
-        )
+        inside = sorted(folder.glob("*/config.yaml"), key=lambda found: found.stat().st_mtime_ns)
+        newest = f"set the newest in it, {str(inside[-1].parent)!r}, or another" if inside else None
+        where = newest or "runs lie in outputs/runs"
+        raise ConfigError(f"run, resume: expected a run folder with config.yaml, found none in {path!r}; {where}.")
     return RunFolder(folder)
 
 

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from tunelab.atomic import remove_stale
-from tunelab.audit import refuse_unread_keys
+from tunelab.audit import refuse_foreign_splits, refuse_unread_keys
 from tunelab.config import RunConfig, to_plain
 from tunelab.data.collating import collate
 from tunelab.data.inspecting import render_examples
@@ -79,6 +79,7 @@ def open_session(
     Raises:
         TunelabError: the run cannot be done as asked.
     """
+    refuse_foreign_splits(config.data, overrides)
     peft_config = build_adapter_config(config)
     for line in continued_adapter(config, peft_config, overrides):
         console.print(line)

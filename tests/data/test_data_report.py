@@ -106,7 +106,7 @@ def test_findings_are_told_whole():
     assert "dropped" not in lines[1]
     for finding in (first, second):
         assert finding["detail"].rstrip(".") in wide
-    assert f"{first['origins'][2]} and 2 more" in wide
+    assert f"{first['origins'][2]} and {first['num_examples'] - 3:,} more" in wide
 
 
 def test_rows_without_news_are_left_out():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from tunelab.evaluation.comparing import compare, compare_models
+from tunelab.evaluation.comparing import Comparison, compare, compare_models
 from tunelab.evaluation.evaluating import Prediction, SplitEvaluation
 from tunelab.evaluation.metrics import REGISTRY, Answer
 from tunelab.evaluation.metrics.token_level import token_level_scores
@@ -20,6 +20,7 @@ from tunelab.evaluation.reporting import (
     results,
     sample_completions,
     spell,
+    too_few_lines,
     write_predictions,
 )
 from tunelab.evaluation.scores import estimates, score_answers
@@ -221,3 +222,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
         write_predictions(path, {"tuned": [bad]})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+@pytest.mark.parametrize(("count", "said"), [(6, True), (8, True), (9, False), (300, False)])
+def test_too_few_examples_for_any_verdict_are_said(count: int, said: bool):
+    """Of seven comparisons the smallest adjusted p-value is 7 · 2 / 2ⁿ: 0.055 for 8 examples, 0.027 for 9."""
+    compared = [Comparison(-1.0, count, p_value=2 / 2**count, p_value_holm=0.2) for _ in range(7)]
+    compared.append(Comparison(3.0, count))  # neither better nor worse: no test
+    lines = too_few_lines(compared)
+    assert bool(lines) == said
+    if said:
+        assert re.match(f"{count} examples are too few .* over 7 comparisons it takes 9$", lines[0])

@@ -365,3 +365,10 @@ def test_models_that_agree_on_everything_leave_nothing_to_rate(tmp_path, capsys)
     assert "sheet        none, the models wrote the same everywhere" in capsys.readouterr().out
     with pytest.raises(ValueError, match="found the same for all 1 examples"):
         make_sheet(*read_predictions([path]), 5)
+
+
+def test_without_a_sheet_the_command_for_one_is_said(tmp_path, capsys):
+    lines = [line(name, number, f"{name} {number}", exact_match=1.0) for number in range(2) for name in "abc"]
+    (tmp_path / "predictions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    review(ReviewConfig(run=str(tmp_path)), ())
+    assert f"python -m tunelab review run={tmp_path} 'models=[a,c]'" in capsys.readouterr().out

@@ -232,7 +232,9 @@ def _finding_lines(findings: Sequence[Mapping[str, Any]]) -> list[RenderableType
 def _about(finding: Mapping[str, Any]) -> str:
     dropped = f"{finding['num_dropped']:,} dropped" if finding["num_dropped"] else ""
     detail = shorten(str(finding["detail"]), 400).rstrip(".")
-    return "; ".join(filter(None, [detail, dropped, _some(finding["origins"], _SHOWN_ORIGINS)]))
+    return "; ".join(
+        filter(None, [detail, dropped, _some(finding["origins"], _SHOWN_ORIGINS, finding["num_examples"])])
+    )
 
 
 def _bad_row_lines(report: DataReport) -> list[Text]:
@@ -250,6 +252,8 @@ def _name(text: str) -> str:
     return printable(shorten(text, _MAX_NAME_CHARACTERS))
 
 
-def _some(names: Sequence[str], limit: int) -> str:
-    rest = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+def _some(names: Sequence[str], limit: int, count: int = 0) -> str:
+    """The first names; `count`: how many there are, where `names` has not all of them."""
+    hidden = max(count, len(names)) - min(limit, len(names))
+    rest = f" and {hidden:,} more" if hidden > 0 else ""
     return ", ".join(_name(name) for name in names[:limit]) + rest

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,13 @@ def comparison_table(
     model has, alone. What only one model has shows as `–` for the other.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
-    table.caption = _caption(tuned, base)
+    compared = compare(base.scores, tuned.scores) if base is not None else None
+    table.caption = _caption(tuned, compared)
     for name in ["metric", "base", "tuned", "change", "verdict"] if base is not None else ["metric", "tuned"]:
         is_words = name in ("metric", "verdict")
         table.add_column(name, justify="left" if is_words else "right")
     for metric in _rows(tuned, base):
-        change, after = compared.get(metric.name), value_cell(metric, tuned.estimates.get(metric.name))
+        change, after = (compared or {}).get(metric.name), value_cell(metric, tuned.estimates.get(metric.name))
         if base is None:
             table.add_row(Text(label(metric)), after)
         else:
@@ -132,10 +133,11 @@ def label(metric: Metric) -> str:
     return printable(metric.label) + metric.unit.symbol
 
 
-def _caption(tuned: SplitEvaluation, base: SplitEvaluation | None) -> Text:
+def _caption(tuned: SplitEvaluation, compared: Mapping[str, Comparison] | None) -> Text:
     lines = [counts_line(tuned)]
-    if base is not None:
+    if compared is not None:
         lines.append(f"verdict: paired tests, Holm's adjustment over the metrics, level {LEVEL}")
+        lines += too_few_lines(compared.values())
     return Text("\n".join([*lines, *fewer_lines(tuned)]), style="dim")
 
 
@@ -144,6 +146,18 @@ def counts_line(measured: SplitEvaluation) -> str:
     examples, tokens = (int(measured.metrics.get(key, 0)) for key in ("num_examples", "num_supervised_tokens"))
     supervised = f", {tokens:,} supervised tokens" if "num_supervised_tokens" in measured.metrics else ""
     return f"{examples:,} examples{supervised}; {_CONFIDENCE}"
+
+
+def too_few_lines(comparisons: Iterable[Comparison]) -> list[str]:
+    """Say so where no difference, however large, could be called one: both exact tests end at p = 2/2ⁿ."""
+    counts = [each.count for each in comparisons if each.p_value_holm is not None]
+    if not counts or 2 * len(counts) / 2 ** max(counts) < LEVEL:
+        return []
+    needed = math.floor(math.log2(2 * len(counts) / LEVEL)) + 1
+    return [
+        f"{max(counts)} examples are too few for a verdict, however large the change: over {len(counts)} comparisons "
+        f"it takes {needed}"
+    ]
 
 
 def fewer_lines(measured: SplitEvaluation) -> list[str]:

@@ -18,6 +18,7 @@ from tunelab.evaluation.reporting import (
     counts_line,
     fewer_lines,
     label,
+    too_few_lines,
     value_cell,
     verdict_cell,
 )
@@ -88,11 +89,12 @@ class ModelsTable:
         """What the figures are over, and what the verdicts mean."""
         last = list(self.models.values())[-1]
         duels = [found for (_, other), found in self.compared.items() if other == self.reference]
-        count = sum(each.verdict is not None for found in duels for each in found.values())
+        tested = [each for found in duels for each in found.values() if each.verdict is not None]
         return [
             counts_line(last),
-            f"verdict: against {self.reference}; paired tests, Holm's adjustment over {count} comparisons, "
+            f"verdict: against {self.reference}; paired tests, Holm's adjustment over {len(tested)} comparisons, "
             f"level {LEVEL}",
+            *too_few_lines(tested),
             *fewer_lines(last),
             *(f"{name}: not applicable, {reason}" for name, reason in last.not_applicable.items()),
         ]

@@ -191,13 +191,15 @@ def _loading(kind: str, base: ModelConfig, trained_on: Origin | None) -> str:
         )
     settings = _bitsandbytes(trained_on)
     quantized = f", quantization_config=BitsAndBytesConfig({settings})" if settings else ""
+    names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if settings else []), "GenerationConfig"]
     return _python(
         "from peft import PeftModel",
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if settings else ''}",
+        f"from transformers import {', '.join(names)}",
         "",
         'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
         f"base = AutoModelForCausalLM.from_pretrained({name}{revision}{quantized})",
         'model = PeftModel.from_pretrained(base, "<this folder>")',
+        'model.generation_config = GenerationConfig.from_pretrained("<this folder>")  # where an answer ends',
     )
 
 

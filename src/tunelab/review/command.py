@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tunelab import atomic
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import RatingsConfig, ReviewConfig, mark_read
+from tunelab.config import RatingsConfig, ReviewConfig, Split, mark_read
 from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.evaluation.preferences import Preference
@@ -50,14 +50,20 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
         lines += [
             f"sheet        {folder / SHEETS} (for raters)",
             f"key          {folder / KEY} (not for raters)",
-            f"next         python -m tunelab ratings key={folder / KEY} sheets=[<file>,<file>]",
+            f"next         python -m tunelab ratings key={folder / KEY} 'sheets=[<file>,<file>]'",
         ]
     elif config.sheet:
-        why = (
-            "it is for two models: set models=[<first>,<second>]" if differ else "the models wrote the same everywhere"
-        )
-        lines += [f"sheet        none, {why}"]
+        lines += [
+            f"sheet        none, {_why_none(config, models) if differ else 'the models wrote the same everywhere'}"
+        ]
     RunConsole().print("\n".join(lines), soft_wrap=True)
+
+
+def _why_none(config: ReviewConfig, models: Sequence[str]) -> str:
+    chosen = f"'models=[{models[0]},{models[-1]}]'"
+    split = "" if config.split is Split.test else f" split={config.split.value}"
+    command = f"python -m tunelab review run={config.run}{split} {chosen}"
+    return f"it is for two models: {command if config.run else f'set {chosen}'}"
 
 
 def rate(config: RatingsConfig) -> None:

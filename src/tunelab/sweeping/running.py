@@ -53,6 +53,7 @@ def run_jobs(
     except Interrupted:
         print("the sweep was stopped; the same command goes on with what is left", file=sys.stderr)
         raise
+    print(f"compare      python -m tunelab report {folder.path}")
     return {**earlier, **outcomes}
 
 
