@@ -64,13 +64,12 @@ def comparison_table(
     model has, alone. What only one model has shows as `–` for the other.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
-    compared = compare(base.scores, tuned.scores) if base is not None else None
-    table.caption = _caption(tuned, compared)
+    table.caption = _caption(tuned, compared if base is not None else None)
     for name in ["metric", "base", "tuned", "change", "verdict"] if base is not None else ["metric", "tuned"]:
         is_words = name in ("metric", "verdict")
         table.add_column(name, justify="left" if is_words else "right")
     for metric in _rows(tuned, base):
-        change, after = (compared or {}).get(metric.name), value_cell(metric, tuned.estimates.get(metric.name))
+        change, after = compared.get(metric.name), value_cell(metric, tuned.estimates.get(metric.name))
         if base is None:
             table.add_row(Text(label(metric)), after)
         else:
