@@ -20,7 +20,7 @@ from tunelab.errors import ConfigError, DataError
 from tunelab.evaluate import evaluate
 from tunelab.evaluation.comparing import Comparison, compare, compare_models
 from tunelab.evaluation.evaluating import SplitSettings
-from tunelab.evaluation.harness.results import Column, write_samples
+from tunelab.evaluation.harness.results import Column, write_documents
 from tunelab.evaluation.harness.tasks import load_tasks
 from tunelab.evaluation.scores import estimates
 from tunelab.finetune import fine_tune
@@ -363,7 +363,7 @@ def test_the_command_measures_base_and_tuned(compose_config, model_folder, data_
 
 def test_documents_are_strict_json(tmp_path):
     scores = {"acc": float("nan"), "pair": (float("-inf"), 2)}
-    write_samples(tmp_path / "harness.jsonl", {"base": [{"id": "t:0", "scores": scores}]})
+    write_documents(tmp_path / "harness.jsonl", {"base": [{"id": "t:0", "scores": scores}]})
     [line] = (tmp_path / "harness.jsonl").read_text().splitlines()
     assert json.loads(line) == {"model": "base", "id": "t:0", "scores": {"acc": None, "pair": [None, 2]}}
 
