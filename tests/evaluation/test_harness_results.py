@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tunelab.evaluation.comparing import Comparison, compare, compare_models
-from tunelab.evaluation.harness.results import Column, write_samples
+from tunelab.evaluation.harness.results import Column, write_documents
 from tunelab.evaluation.scores import estimates
 
 
@@ -73,6 +73,6 @@ def test_metrics_of_different_documents_are_compared_each_on_its_own():
 
 def test_documents_are_strict_json(tmp_path):
     scores = {"acc": float("nan"), "pair": (float("-inf"), 2)}
-    write_samples(tmp_path / "harness.jsonl", {"base": [{"id": "t:0", "scores": scores}]})
+    write_documents(tmp_path / "harness.jsonl", {"base": [{"id": "t:0", "scores": scores}]})
     [line] = (tmp_path / "harness.jsonl").read_text().splitlines()
     assert json.loads(line) == {"model": "base", "id": "t:0", "scores": {"acc": None, "pair": [None, 2]}}
