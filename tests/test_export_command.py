@@ -491,6 +491,17 @@ def test_another_vocabulary_is_refused(exported, run_folder, model_folder, tmp_p
         exported(**with_adapter(moved, run_folder / "adapter"))
 
 
+def test_an_adapter_that_is_not_finite_is_no_export(exported, run_folder, model_folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run_folder / "adapter", broken)
+    weights = load_file(broken / "adapter_model.safetensors")
+    weights[min(weights)] *= math.nan
+    save_file(weights, broken / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"^adapter: expected finite weights in .*broken', found 1 that are not"):
+        exported(**with_adapter(model_folder, broken, other_base=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
 def test_half_an_adapter_is_refused(exported, run_folder, model_folder, tmp_path):
     half = tmp_path / "half"
     half.mkdir()

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from tunelab.atomic import write_json, write_text
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import Combination, ExportConfig, ExportKind, ModelConfig, RunConfig, mark_read, to_plain
 from tunelab.data.prompting import Prompter
 from tunelab.embedded import locate
-from tunelab.errors import CheckpointError, ConfigError
+from tunelab.errors import CheckpointError, ConfigError, ModelError
 from tunelab.export.card import Card, method_without_adapter, read_method
 from tunelab.export.merge import Merging, merge_and_compare
 from tunelab.export.serving import Served, modelfile, serving_commands
@@ -110,11 +111,22 @@ def _write_adapter(subject: Subject, staging: Path) -> Written:
 
 
 def _copy_adapter(source: Path, staging: Path) -> None:
-    """Copy the two files that are the adapter, and compare what was written with them bit for bit."""
+    """Copy the two files that are the adapter, and compare what was written with them bit for bit.
+
+    Raises:
+        CheckpointError: the copy differs.
+        ModelError: the adapter has weights that are not finite.
+    """
     for name in (CONFIG, WEIGHTS):
         shutil.copyfile(source / name, staging / name)
         if (staging / name).read_bytes() != (source / name).read_bytes():
             raise CheckpointError(f"{source / name}: the copy differs from it; check the disk and export again.")
+    odd = sorted(name for name, tensor in load_file(staging / WEIGHTS).items() if not torch.isfinite(tensor).all())
+    if odd:
+        raise ModelError(
+            f"adapter: expected finite weights in {str(source)!r}, found {len(odd)} that are not, first {odd[0]}; "
+            "train it again, with a lower optim.lr."
+        )
 
 
 def _name_base(staging: Path, model: ModelConfig) -> None:
