@@ -215,7 +215,7 @@ def _compare(
     reference = reference if reference in models else next(iter(models))
     compared = compare_models({name: measured.scores for name, measured in models.items()}, reference)
     found = results_of(split, models, compared, first)
-    if models.keys() == {TUNED} or (models.keys() == {BASE, TUNED} and reference == BASE):
+    if set(models) == {TUNED} or (set(models) == {BASE, TUNED} and reference == BASE):
         return found, comparison_table(models[TUNED], models.get(BASE))
     return found, ModelsTable(models, compared, reference, left_out)
 
