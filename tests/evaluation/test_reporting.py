@@ -103,7 +103,9 @@ def test_table_says_what_does_not_apply():
 def test_table_says_how_many_examples_have_no_completion():
     tuned = evaluation(36, 0.25)
     fewer = replace(tuned, metrics=tuned.metrics | {"num_not_completed": 3.0})
-    assert "3 examples were not completed: they have no prompt" in " ".join(render(comparison_table(fewer, None, {})).split())
+    assert "3 examples were not completed: they have no prompt" in " ".join(
+        render(comparison_table(fewer, None, {})).split()
+    )
     assert "not completed" not in render(comparison_table(tuned, None, {}))
 
 
