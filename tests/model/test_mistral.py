@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
-from tunelab import finetune
+from tunelab import run_model
 from tunelab.compose import dump_config
 from tunelab.config import Precision, Quantization, RunConfig, forget_reads
 from tunelab.embedded import locate
@@ -78,7 +78,7 @@ def test_the_command_reaches_the_weights(on_the_hub, overrides: list[str], compo
         asked.append((model.path, model.quantization, device.type))
         raise TunelabError("here the weights would load")
 
-    monkeypatch.setattr(finetune, "load_base_model", weights_would_load)
+    monkeypatch.setattr(run_model, "load_base_model", weights_would_load)
     with pytest.raises(TunelabError, match="here the weights would load"):
         run(overrides, config, tmp_path / "run")
     assert asked == [("mistralai/Mistral-7B-v0.1", Quantization.nf4, "cpu")]

@@ -12,8 +12,6 @@ from rich.console import Console
 from tunelab.config import Rerun, RunConfig, SweepConfig, TrainerConfig
 from tunelab.errors import ConfigError
 from tunelab.evaluation.metrics import Answer, Chosen
-from tunelab.evaluation.metrics.registry import REGISTRY
-from tunelab.evaluation.metrics.token_level import LOSS, PERPLEXITY
 from tunelab.evaluation.observing import Observations
 from tunelab.run import RunFolder
 from tunelab.sweeping import machine
@@ -21,7 +19,7 @@ from tunelab.sweeping.folder import Outcome, Status, SweepFolder
 from tunelab.sweeping.jobs import Job, make_jobs, sweep_name
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.orders import visible
-from tunelab.sweeping.ranking import LOWER_IS_BETTER, NEITHER, best_job
+from tunelab.sweeping.ranking import best_job
 from tunelab.sweeping.screen import Screen, clock
 from tunelab.sweeping.slots import Slots
 
@@ -177,10 +175,13 @@ def test_the_best_job():
     assert best_job({}, None) is None
 
 
-def test_what_is_better_is_what_the_metrics_say():
-    metrics = [*REGISTRY.values(), LOSS, PERPLEXITY]
-    assert {each.name for each in metrics if each.better is False} == set(LOWER_IS_BETTER)
-    assert {each.name for each in metrics if each.better is None} == set(NEITHER)
+def test_of_equal_jobs_the_one_with_the_lower_loss_is_best():
+    outcomes = {
+        "a": Outcome(Status.finished, None, {"test/exact_match": 0.0}),
+        "b": Outcome(Status.finished, None, {"test/loss": 2.0, "test/exact_match": 0.0}),
+        "c": Outcome(Status.finished, None, {"test/loss": 1.0, "test/exact_match": 0.0}),
+    }
+    assert best_job(outcomes, None) == ("c", 0.0)
 
 
 def test_the_screen_has_a_line_for_each_job_that_ends(capsys: pytest.CaptureFixture[str]):

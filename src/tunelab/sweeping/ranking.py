@@ -3,29 +3,11 @@
 import math
 from collections.abc import Mapping
 
+from tunelab.report.metrics import metric_of
 from tunelab.sweeping.folder import Outcome
 
 USUAL = ("test/exact_match", "test/loss")
-# As the metrics themselves say (evaluation/metrics), which a sweep does not import: they need torch. A test compares.
-LOWER_IS_BETTER = (
-    "loss",
-    "perplexity",
-    "edit_distance",
-    "over_refusal_rate",
-    "truncated_fraction",
-    "empty_fraction",
-    "brier",
-    "calibration_error",
-    "choice_brier",
-    "choice_calibration_error",
-)
-NEITHER = (
-    "length_tokens",
-    "distinct_1",
-    "distinct_2",
-    "copied_fraction",
-    "copied_share",
-)
+TIE_BREAKER = "test/loss"
 
 
 def shown_metric(outcomes: Mapping[str, Outcome], wanted: str | None) -> str | None:
@@ -37,14 +19,20 @@ def shown_metric(outcomes: Mapping[str, Outcome], wanted: str | None) -> str | N
 
 
 def best_job(outcomes: Mapping[str, Outcome], wanted: str | None) -> tuple[str, float] | None:
-    """The id and the value of the best job; None where none has the metric, or none is better by it."""
+    """The id and the value of the best job, of equal ones that with the lower loss; None where none has the metric."""
     metric = shown_metric(outcomes, wanted)
-    name = (metric or "").partition("/")[2].partition("/")[0]
-    if not metric or name in NEITHER or name.startswith("num_"):
+    if metric is None or metric.rpartition("/")[2].startswith("num_"):
         return None
-    found = {job: (outcome.metrics or {}).get(metric) for job, outcome in outcomes.items()}
-    values = {job: value for job, value in found.items() if value is not None and math.isfinite(value)}
-    if not values:
+    sign = {True: -1, False: 1, None: None}[metric_of(metric).better]
+    values = {job: each for job, outcome in outcomes.items() if (each := _finite(outcome, metric)) is not None}
+    if sign is None or not values:
         return None
-    best = (min if name in LOWER_IS_BETTER else max)(values, key=lambda job: values[job])
+    loss = {job: _finite(outcomes[job], TIE_BREAKER) for job in values}
+    order = {job: (sign * value, math.inf if (tie := loss[job]) is None else tie) for job, value in values.items()}
+    best = min(values, key=lambda job: order[job])
     return best, values[best]
+
+
+def _finite(outcome: Outcome, metric: str) -> float | None:
+    value = (outcome.metrics or {}).get(metric)
+    return value if value is not None and math.isfinite(value) else None
