@@ -223,6 +223,12 @@ def test_what_cannot_be_compared_is_refused_before_weights(adapters, settings, t
     assert "adapter: expected it with one run" in refused({"adapter": lora, "runs": ["x"]}, settings)
 
 
+def test_what_is_refused_leaves_no_folder(adapters, settings, tmp_path):
+    crowded = settings | {"evaluation": EvaluationConfig(num_few_shot=10_000)}
+    assert "evaluation.num_few_shot" in refused({"adapter": adapters["lora"]}, crowded)
+    assert list((tmp_path / "evaluations").iterdir()) == []
+
+
 def test_an_adapter_for_another_base_is_refused(adapters, settings, model_folder, tmp_path):
     config = Path(adapters["dora"]) / "adapter_config.json"
     other = tmp_path / "other" / "adapter"

@@ -1,8 +1,9 @@
 """Measures a base model and what was made of it (adapters, whole models), from what runs left on disk."""
 
 import datetime
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import shutil
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from tunelab.subject import Subject, check_loading
 from tunelab.switching import Bench
 from tunelab.terminal import RunConsole, quiet_libraries
 
+LOG = "run.log"
+
 
 def evaluate(
     config: EvaluateConfig,
@@ -45,8 +48,8 @@ def evaluate(
     quiet_libraries()
     opened = [*([(run, folder)] if run and folder else []), *more]
     settings, contenders, reference = _open(config, opened, overrides)
-    subject, split, target = contenders[0].subject, config.split.value, _target(config, contenders, settings)
-    with closing(RunConsole(target.path / "run.log")) as console:
+    subject, split = contenders[0].subject, config.split.value
+    with _target(config, contenders, settings) as target, closing(RunConsole(target.path / LOG)) as console:
         prepared = prepare(subject.run, max(num_virtual_tokens_of_folder(each.place) for each in contenders))
         console.print(report_table(prepared.data.report))
         examples = _examples(prepared, config.split)[: settings.max_examples]
@@ -80,14 +83,26 @@ def _open(
     return settings, contenders, reference
 
 
-def _target(config: EvaluateConfig, contenders: Sequence[Contender], settings: EvaluationConfig) -> RunFolder:
-    """Where results go: a run's published figures are replaced by the same measurement only."""
+@contextmanager
+def _target(
+    config: EvaluateConfig, contenders: Sequence[Contender], settings: EvaluationConfig
+) -> Generator[RunFolder]:
+    """Where results go: a run's published figures are replaced by the same measurement only.
+
+    A new folder that came to nothing but a log is removed again.
+    """
     first = contenders[0]
     is_same = first.run is not None and settings == first.run.evaluation and not config.harness.tasks
     if len(contenders) == 1 and first.subject.folder and is_same:
-        return first.subject.folder
+        yield first.subject.folder
+        return
     now = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return RunFolder(make_new_folder(Path(config.output_dir) / "evaluations" / now))
+    place = make_new_folder(Path(config.output_dir) / "evaluations" / now)
+    try:
+        yield RunFolder(place)
+    finally:
+        if {each.name for each in place.iterdir()} <= {LOG}:
+            shutil.rmtree(place)
 
 
 def _names(contenders: Sequence[Contender], settings: EvaluationConfig) -> list[str]:

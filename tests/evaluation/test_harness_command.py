@@ -92,12 +92,14 @@ def test_settings_that_cannot_be(changes, message):
         HarnessConfig(**changes)
 
 
-def test_tasks_that_cannot_be_loaded(folder, tmp_path):
+def test_tasks_that_cannot_be_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tokenizer = make_tokenizer()
     zero = (folder / "sum_choice.yaml").read_text().replace("task: sum_choice", "task: zero\nnum_fewshot: 0")
     gone = zero.replace("task: zero", "task: gone").replace("sums.jsonl", "gone.jsonl")
     unsafe = zero.replace("task: zero", "task: unsafe\nunsafe_code: true")
-    for name, text in {"zero": zero, "gone": gone, "unsafe": unsafe}.items():
+    wrong = zero.replace("task: zero", "task: wrong").replace("doc_to_text: ", "doc_to_text: '{{ nothing() }}' # ")
+    for name, text in {"zero": zero, "gone": gone, "unsafe": unsafe, "wrong": wrong}.items():
         (tmp_path / f"{name}.yaml").write_text(text)
     own = {"include": str(tmp_path)}
     with pytest.raises(
@@ -106,6 +108,8 @@ def test_tasks_that_cannot_be_loaded(folder, tmp_path):
         loaded(tokenizer, tasks="zero", num_few_shot=2, **own)
     with pytest.raises(ConfigError, match=r"harness\.tasks: gone cannot be set up: .*HF_HUB_OFFLINE is set"):
         loaded(tokenizer, tasks="gone", **own)
+    with pytest.raises(ConfigError, match=r"wrong cannot be set up: UndefinedError, .*; mend the task's file\."):
+        loaded(tokenizer, tasks="wrong", **own)
     with pytest.raises(ConfigError, match="found 'unsafe', which runs what the model writes"):
         loaded(tokenizer, tasks="unsafe", **own)
     with pytest.raises(ConfigError, match=r"harness\.include: expected a folder with task files"):

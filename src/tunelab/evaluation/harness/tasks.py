@@ -117,10 +117,10 @@ def _load(names: Sequence[str], include: Path | None) -> dict[str, Any]:
         return dict(manager.load(list(names)))
     except Exception as error:  # whatever datasets, the hub, a task file or its functions raise
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise ConfigError(
-            f"harness.tasks: {', '.join(names)} cannot be set up: {type(error).__name__}, {first_line(error)}; the "
-            f"data must lie on this machine, or the hub be in reach{offline}."
-        ) from error
+        data = f"the data must lie on this machine, or the hub be in reach{offline}"
+        remedy = data if isinstance(error, OSError) else "mend the task's file"
+        found = f"{', '.join(names)} cannot be set up: {type(error).__name__}, {first_line(error)}"
+        raise ConfigError(f"harness.tasks: {found}; {remedy}.") from error
 
 
 def _refuse(name: str, task: Any) -> None:
