@@ -69,18 +69,19 @@ def steps_done(folder: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
 
 
+def until(condition: Callable[[], bool], limit: float = 60) -> bool:
+    """Look again and again, as nothing tells what other processes write; False where the time is up."""
+    never, end = threading.Event(), time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        never.wait(0.02)
+    return True
+
+
 def once(condition: Callable[[], bool], action: Callable[[], None], limit: float = 60) -> threading.Thread:
     """Do `action` in another thread as soon as `condition` holds."""
-
-    def wait() -> None:
-        end = time.monotonic() + limit
-        while time.monotonic() < end:
-            if condition():
-                action()
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=wait, daemon=True)
+    thread = threading.Thread(target=lambda: until(condition, limit) and action(), daemon=True)
     thread.start()
     return thread
 

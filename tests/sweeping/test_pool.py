@@ -5,18 +5,18 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import sweeping_runs
 import torch
 from safetensors.torch import load_file
-from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, steps_done, summary_of
+from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, steps_done, summary_of, until
 
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
 from tunelab.run import RunFolder
+from tunelab.sweeping.pool import Pool
 
 sweep = sweeping_runs.sweep
 
@@ -118,13 +118,20 @@ def test_a_signal_stops_the_sweep_in_order_and_the_command_goes_on(sweep, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_second_signal_stops_at_once(sweep, tmp_path: Path):
+def test_a_second_signal_stops_at_once(sweep, tmp_path: Path, monkeypatch):
     mine = tmp_path / "outputs" / "sweeps" / "mine"
+    heard, on_signal = threading.Event(), Pool._on_signal
+
+    def on_first(pool: Pool, *arguments) -> None:
+        on_signal(pool, *arguments)
+        heard.set()
+
+    monkeypatch.setattr(Pool, "_on_signal", on_first)
 
     def stop() -> None:
         kill_job(signal.SIGSTOP)  # deaf to the first
         signal_self(signal.SIGTERM)
-        time.sleep(0.2)  # or the two would be one
+        assert heard.wait(60)  # or the two would be one
         signal_self(signal.SIGTERM)
 
     once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), stop)
@@ -146,8 +153,7 @@ def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
         with held(first / ".sweep.lock") as mine:
             assert mine
             claimed.set()
-            while summary_of(second)["status"] != "finished":  # by then ours has passed over the first
-                time.sleep(0.05)
+            until(lambda: summary_of(second)["status"] == "finished")  # by then ours has passed over the first
             (first / "summary.json").write_text(json.dumps(summary))
 
     other = threading.Thread(target=other_sweep)
