@@ -4,15 +4,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tunelab.compose import Invocation, command, open_run
+from tunelab.compose import Invocation, command, open_one, open_run
 from tunelab.config import (
     ChatConfig,
     ExportConfig,
     InspectConfig,
     JudgeConfig,
+    NoiseConfig,
     PrepareConfig,
     RatingsConfig,
     ReportConfig,
+    ReproduceConfig,
     ReviewConfig,
 )
 
@@ -83,6 +85,22 @@ def report(config: ReportConfig, invocation: Invocation) -> None:
     report(config, invocation.overrides)
 
 
+@command("noise", NoiseConfig)
+def noise(config: NoiseConfig, invocation: Invocation) -> None:
+    """Repeat a run: how much do its figures move by luck alone?"""
+    from tunelab.noise import study_noise
+
+    study_noise(config, *open_one(config.run), invocation.overrides)
+
+
+@command("reproduce", ReproduceConfig)
+def reproduce(config: ReproduceConfig, invocation: Invocation) -> None:
+    """Do runs again, and say which of their figures agree."""
+    from tunelab.reproduce import reproduce
+
+    reproduce(config, invocation.overrides)
+
+
 COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "inspect": (inspect, "the data as a run would see it: report, examples, trained and masked tokens"),
     "prepare": (prepare, "the cleaned and split rows as JSONL and Arrow, with a data card"),
@@ -92,8 +110,10 @@ COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "ratings": (ratings, "what people chose: win rate, interval, and how far they agree"),
     "judge": (judge, "what a judge model chooses, behind any OpenAI-compatible address, in both orders"),
     "report": (report, "a sweep or any runs as tables with statistics over seeds, figures, and a page"),
+    "noise": (noise, "a run repeated with the same seed and with others: the noise floor of its figures"),
+    "reproduce": (reproduce, "the runs of a table done again: which of its figures agree"),
 }
-POSITIONAL = {"report": "runs"}  # command → the key that folders fill which are named without one
+POSITIONAL = {"report": "runs", "reproduce": "runs"}  # command → the key that folders fill which are named without one
 _TAKE_A_WORD = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 

@@ -1,6 +1,7 @@
 """Where a result came from: command, code, versions, hardware, data and base model."""
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -39,6 +40,7 @@ def provenance(overrides: Sequence[str], facts: dict[str, Any]) -> dict[str, Any
     """Where a result came from: command, code, versions, hardware. `facts` adds fingerprints of data and base model."""
     return {
         "command": [Path(sys.argv[0]).name, *overrides],
+        "directory": str(Path.cwd()),  # where paths that are not absolute begin
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": _git(),
         "python": platform.python_version(),
@@ -105,6 +107,41 @@ def doubts(record: dict[str, Any]) -> list[str]:
     if record.get("num_devices", 1) > 1:
         reasons.append("unverified on several devices")
     return list(dict.fromkeys(reasons))
+
+
+def differences(first: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What two runs did not have in common of all that the last bit of a result may depend on: name → both, as text."""
+    old, new = _facts(dict(first)), _facts(dict(now))
+    found = {name: (_said(name, old[name]), _said(name, new[name])) for name in old if old[name] != new[name]}
+    for key, (name, _) in FINGERPRINTS.items():
+        changed = _changed(first.get(key), now.get(key) or {})
+        if changed:
+            found[name] = (f"{', '.join(map(str, changed))} as recorded", "another content")
+    return {"code" if name == "git" else name: both for name, both in found.items()}
+
+
+def diff_name(git: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the uncommitted changes of a recorded state of the code."""
+    return hashlib.sha256(str(git["diff"]).encode()).hexdigest()[:8]
+
+
+def require_same_inputs(first: Mapping[str, Any], now: Mapping[str, Any], run: str) -> None:
+    """Check that a run which is done again has the data, the base model and the adapter that it had.
+
+    Raises:
+        DataError: the data are others.
+        ModelError: the base model, or the adapter that is trained on, is another.
+    """
+    for key, (name, error) in FINGERPRINTS.items():
+        changed = _changed(first.get(key), now.get(key) or {})
+        if changed:
+            raise error(f"{name}: expected what {run} was trained on, found {changed[0]!r} changed; put it back.")
+
+
+def _said(name: str, fact: Any) -> str:
+    if name == "git" and fact:
+        return f"{fact['commit'][:8]}{f' with uncommitted changes {diff_name(fact)}' if fact.get('diff') else ''}"
+    return "not recorded" if fact is None else str(fact)
 
 
 def _changed(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:

@@ -26,8 +26,14 @@ from tunelab.config.model import (
     ModelConfig,
     Quantization,
 )
+from tunelab.config.noise import (
+    NoiseConfig,
+)
 from tunelab.config.report import (
     ReportConfig,
+)
+from tunelab.config.reproduce import (
+    ReproduceConfig,
 )
 from tunelab.config.review import (
     PredictionsConfig,
@@ -104,6 +110,7 @@ __all__ = [
     "JudgeConfig",
     "MixedSourceConfig",
     "ModelConfig",
+    "NoiseConfig",
     "Objective",
     "ObjectiveConfig",
     "OptimConfig",
@@ -115,6 +122,7 @@ __all__ = [
     "Quantization",
     "RatingsConfig",
     "ReportConfig",
+    "ReproduceConfig",
     "Rerun",
     "ReviewConfig",
     "RunConfig",

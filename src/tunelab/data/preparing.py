@@ -81,6 +81,11 @@ def prepare_data(
     )
 
 
+def data_fingerprints(config: DataConfig) -> dict[str, dict[str, str]]:
+    """The SHA-256 of each file of the data as they are now, by source. Raises DataError where one is missing."""
+    return {source.name: source.fingerprints() for source, _ in open_sources(config)}
+
+
 def open_stage(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Stage:
     """Decide sources, layouts and template. Raises DataError or ConfigError where one does not fit."""
     return _stage(config, tokenizer, decide_template(config.template, tokenizer), open_sources(config))

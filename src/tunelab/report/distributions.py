@@ -1,4 +1,4 @@
-"""Student's t and Fisher's F distribution, by the incomplete beta function: what small samples need, without scipy."""
+"""Student's t, Fisher's F and the chi-square distribution: what small samples need, without scipy."""
 
 import math
 from functools import cache
@@ -33,6 +33,33 @@ def f_p_value(statistic: float, degrees: float, residual_degrees: float) -> floa
         return 0.0
     ratio = residual_degrees / (residual_degrees + degrees * statistic)
     return incomplete_beta(ratio, residual_degrees / 2, degrees / 2)
+
+
+@cache
+def chi_square_quantile(probability: float, degrees: float) -> float:
+    """The value that a chi-square with so many degrees of freedom stays below with `probability`; by bisection."""
+    low, high = 0.0, 1.0
+    while incomplete_gamma(degrees / 2, high / 2) < probability:
+        high *= 2
+    while high - low > 1e-13 * high:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if incomplete_gamma(degrees / 2, middle / 2) < probability else (low, middle)
+    return high
+
+
+def incomplete_gamma(a: float, x: float) -> float:
+    """The regularised lower incomplete gamma function P(a, x), by its series (Abramowitz and Stegun 1964, 6.5.29)."""
+    if x <= 0:
+        return 0.0
+    term = total = 1 / a
+    step = a
+    while term > 1e-17 * total:
+        step += 1
+        term *= x / step
+        total += term
+    return min(1.0, total * math.exp(a * math.log(x) - x - math.lgamma(a)))
 
 
 def incomplete_beta(x: float, a: float, b: float) -> float:

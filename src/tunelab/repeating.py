@@ -1,0 +1,96 @@
+"""Earlier runs done again: each a job of the pool, with the configuration of the run and a folder of its own."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tunelab.audit import refuse_unread_keys
+from tunelab.config import RunConfig, Section, SweepConfig
+from tunelab.errors import ConfigError, TunelabError
+from tunelab.hashing import file_sha256
+from tunelab.run import RESUMABLE_KEYS, RunFolder
+from tunelab.sweeping.folder import Outcome, Status, SweepFolder
+from tunelab.sweeping.jobs import Job, content_hash, digest, key_of
+from tunelab.sweeping.running import run_jobs
+
+USED_KEYS = ("workers", "job_timeout", "rerun", "metric")  # of `sweep`
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A run that is done again: its folder, its configuration, and what was typed for it."""
+
+    folder: Path
+    config: RunConfig
+    typed: tuple[str, ...]
+
+
+def typed_for(folder: RunFolder) -> tuple[str, ...]:
+    """The overrides of a run as they were typed; none where they were not kept."""
+    path = folder.path / "overrides.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return tuple(line.removeprefix("- ") for line in lines if line.startswith("- "))
+
+
+def repeat(original: Original, axes: Mapping[str, str], seed: int, number: int = 0) -> Job:
+    """The job that does `original` again with `seed`. `number` tells repeats of one configuration and seed apart.
+
+    It is part of the job's id and of nothing else: the runs differ by their folder alone.
+    """
+    config = replace(original.config, seed=seed, resume=None, sweep=SweepConfig())
+    content = content_hash(config, RESUMABLE_KEYS)  # the knobs are part of it: the last bits depend on them
+    own = (each for each in original.typed if key_of(each) not in ("seed", "resume"))
+    return Job(digest([content, number]) if number else content, axes, config, (*own, f"seed={seed}"))
+
+
+def run_again(
+    jobs: Sequence[Job], folder: Path, settings: SweepConfig, typed: Sequence[str]
+) -> tuple[SweepFolder, dict[str, Outcome]]:
+    """Run what is left to run of `jobs` in `folder`, as a sweep; the folder, and what became of each, by id.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+        Interrupted: a signal came; the same command goes on.
+    """
+    sweep = SweepFolder(folder)
+    axes = list(dict.fromkeys(axis for job in jobs for axis in job.axes))
+    return sweep, run_jobs(jobs, sweep, axes=axes, typed=typed, settings=settings, in_process=False)
+
+
+def refuse_unused(config: Section, settings: SweepConfig, overrides: Sequence[str]) -> None:
+    """Refuse keys that were typed and have no use here, those of `sweep` that are for other sweeps among them."""
+    for key in USED_KEYS:
+        _ = getattr(settings, key)
+    refuse_unread_keys(config, overrides)
+
+
+def with_threads_of(records: Iterable[Mapping[str, object]]) -> None:
+    """Let the jobs have as many threads as the runs had, where that is one number and OMP_NUM_THREADS is not set."""
+    hardware = [record.get("hardware") for record in records]
+    counts = {str(each.get("num_threads")) for each in hardware if isinstance(each, Mapping)}
+    if len(counts) == 1 and not os.environ.get("OMP_NUM_THREADS") and (only := counts.pop()).isdigit():
+        os.environ["OMP_NUM_THREADS"] = only
+
+
+def weights_sha256(folder: Path) -> dict[str, str]:
+    """SHA-256 of what a run has trained, by file; empty where nothing was exported."""
+    return {path.name: file_sha256(path) for path in sorted((folder / "adapter").glob("*.safetensors"))}
+
+
+def refuse_failed(outcomes: Mapping[str, Outcome], kept: Path) -> None:
+    """Raise a TunelabError where jobs have failed; it says what of."""
+    failed = [outcome for outcome in outcomes.values() if outcome.status is not Status.finished]
+    if failed:
+        raise TunelabError(
+            f"{len(failed)} of {len(outcomes)} runs did not finish ({failed[0].reason or failed[0].status.value}); "
+            f"{kept} is over the others; the same command tries them again."
+        )
+
+
+def require_new_or_own(folder: Path, record: str) -> None:
+    """Raise a ConfigError where a folder holds something else than what this command left in it."""
+    if folder.exists() and not (folder.is_dir() and ((folder / "sweep.json").is_file() or not any(folder.iterdir()))):
+        raise ConfigError(
+            f"to: expected a new folder, or one with an earlier {record}, found {str(folder)!r}; set to=<another>."
+        )

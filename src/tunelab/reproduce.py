@@ -1,0 +1,187 @@
+"""`tunelab reproduce`: the runs of a table done again, and which of its figures agree."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunelab import atomic
+from tunelab.compose import open_one
+from tunelab.config import ReproduceConfig, RunConfig, to_plain
+from tunelab.data.preparing import data_fingerprints
+from tunelab.errors import ConfigError, DataError, TunelabError
+from tunelab.escaping import printable
+from tunelab.model.tuning import read_tuning
+from tunelab.provenance import diff_name, differences, fingerprints, provenance, require_same_inputs
+from tunelab.repeating import (
+    Original,
+    refuse_unused,
+    repeat,
+    require_new_or_own,
+    run_again,
+    typed_for,
+    weights_sha256,
+    with_threads_of,
+)
+from tunelab.report.agreement import Verdict
+from tunelab.report.formatting import joined, plural
+from tunelab.report.metrics import values_of
+from tunelab.report.noise import read_floors
+from tunelab.report.published import Published, PublishedRow, chosen_runs, read_published
+from tunelab.report.reading import Run, read_run
+from tunelab.report.reproduction import Again, Reproduction, compare, reproduction_json, reproduction_markdown
+from tunelab.sweeping.jobs import Job
+from tunelab.sweeping.machine import plan_machine
+from tunelab.training.trainer import resolve_device
+
+RECORD, PAGE = "reproduction.json", "reproduction.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A run of the table, the job that does it again, and what differs from then: name → then and now."""
+
+    row: PublishedRow
+    run: Run
+    job: Job
+    changed: Mapping[str, tuple[str, str]]
+
+
+def reproduce(config: ReproduceConfig, overrides: Sequence[str]) -> None:
+    """Do the runs again, write reproduction.json and reproduction.md, and print which figures agree.
+
+    Raises:
+        TunelabError: runs cannot be done again as they were, or a figure does not agree.
+        Interrupted: a signal came; the same command goes on.
+    """
+    table = read_published(config.runs, config.metrics)
+    chosen = chosen_runs(table, config.rows, config.max_runs)
+    floors = read_floors(config.noise, [*config.runs, str(table.place)])
+    folder = _folder(config, table)
+    refuse_unused(config, config.sweep, overrides)
+    require_new_or_own(folder, "reproduction")
+    with_threads_of([run.provenance for _, run in chosen])
+    threads = plan_machine(config.sweep.workers, len(chosen)).num_threads
+    tasks = _tasks(chosen, threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    for line in changes_said(tasks, folder):
+        print(printable(line))
+    jobs = list({task.job.id: task.job for task in tasks}.values())
+    sweep, _ = run_again(jobs, folder, config.sweep, overrides)
+    again = [_again(task, sweep.job(task.job).path) for task in tasks]
+    found = compare(table, again, floors)
+    atomic.write_json(folder / RECORD, reproduction_json(found, folder))
+    atomic.write_text(folder / PAGE, reproduction_markdown(found, changes_said(tasks, folder)))
+    _conclude(found, folder)
+
+
+def changes_said(tasks: Sequence[Task], folder: Path) -> list[str]:
+    """A line for each thing that is not as it was; uncommitted changes of the code are written into `folder`."""
+    kinds: dict[tuple[str, tuple[str, str]], int] = {}
+    for task in tasks:
+        for change in task.changed.items():
+            kinds[change] = kinds.get(change, 0) + 1
+    lines = [
+        f"not as it was: {name} {then}, now {now} ({count} of {plural(len(tasks), 'run')})"
+        for (name, (then, now)), count in kinds.items()
+    ]
+    states = {json.dumps(git): git for task in tasks if "code" in task.changed and (git := task.run.provenance["git"])}
+    return [*(lines or ["code, versions, hardware, data and base model are as they were"]), *_ways_back(states, folder)]
+
+
+def data_now(config: RunConfig) -> dict[str, Any]:
+    """The fingerprints of the data of a run as they are now, by source.
+
+    Raises:
+        DataError: a file is gone.
+    """
+    own: dict[str, Any] = dict(data_fingerprints(config.data))
+    sets = config.evaluation.sets
+    return own | {f"{name}/{file}": sha for name in sets for file, sha in data_fingerprints(sets[name].data).items()}
+
+
+def _folder(config: ReproduceConfig, table: Published) -> Path:
+    if config.to is not None:
+        return Path(config.to)
+    if len(config.runs) > 1:
+        raise ConfigError(
+            f"to: expected a folder for what is done again of {len(config.runs)} places, found none; set to=<folder>."
+        )
+    return table.place.with_name(f"{table.place.name}_reproduction")
+
+
+def _tasks(chosen: Sequence[tuple[PublishedRow, Run]], num_threads: int) -> list[Task]:
+    """The jobs, once everything they need was found to be as it was.
+
+    Raises:
+        TunelabError: data, base model or adapter are gone, or others.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    tasks: list[Task] = []
+    for row, run in chosen:
+        config, folder = open_one(str(run.folder))
+        inputs = json.dumps(to_plain([config.model, config.data, config.evaluation, config.peft.get("from_adapter")]))
+        if inputs not in records:
+            records[inputs] = _present(config, run, num_threads)
+        now = {**records[inputs], "memory_knobs": run.provenance.get("memory_knobs", {})}  # the configuration's
+        require_same_inputs(run.provenance, now, run.folder.name)
+        original = Original(run.folder, config, typed_for(folder))
+        job = repeat(original, {"run": run.folder.name}, run.seed)
+        tasks.append(Task(row, run, job, differences(run.provenance, now)))
+    return tasks
+
+
+def _present(config: RunConfig, run: Run, num_threads: int) -> dict[str, Any]:
+    """What provenance.json of a run of `config` would say, started here and now."""
+    device = resolve_device(config.trainer).type
+    try:
+        facts = fingerprints(config, data_now(config), read_tuning(config.peft).folder)
+    except TunelabError as error:
+        where = run.provenance.get("directory")
+        hint = f" (it was started in {where}: paths begin there)" if where and where != str(Path.cwd()) else ""
+        raise DataError(f"{run.folder.name} cannot be done again{hint}: {error}") from error
+    record = provenance((), {"device": device, **facts})
+    return {**record, "hardware": {**record["hardware"], "num_threads": num_threads}}
+
+
+def _ways_back(states: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+    """The command that brings back each state of the code."""
+    lines: list[str] = []
+    for git in states.values():
+        back = f"git checkout {git['commit']}"
+        if git.get("diff"):
+            patch = folder / f"code-{diff_name(git)}.patch"
+            atomic.write_text(patch, git["diff"])
+            back += f" && git apply {patch.resolve()}"
+        lines.append(f"that code: {back}")
+    return lines
+
+
+def _again(task: Task, folder: Path) -> Again:
+    now = read_run(folder)
+    weights = weights_sha256(task.run.folder)
+    same = None if not weights or not now.is_finished else weights == weights_sha256(folder)
+    return Again(task.row, task.run, now, values_of(now) if now.is_finished else {}, same)
+
+
+def _conclude(found: Reproduction, folder: Path) -> None:
+    """Print the verdicts.
+
+    Raises:
+        TunelabError: a figure does not agree.
+    """
+    for each in found.runs:
+        run = each.again
+        print(printable(f"{each.verdict.value}: {run.row.label}, seed {run.before.seed} ({run.before.folder.name})"))
+    bad = [cell for cell in found.cells if not cell.figure.verdict.agrees]
+    identical = sum(each.verdict is Verdict.identical for each in found.runs)
+    print(
+        f"{len(found.cells) - len(bad)} of {plural(len(found.cells), 'figure')} agree; {identical} of "
+        f"{plural(len(found.runs), 'run')} bit-identical\nreproduction {folder / PAGE}"
+    )
+    if bad:
+        named = joined([f"{cell.metric} of row {cell.row.number} {cell.figure.verdict.value}" for cell in bad])
+        raise TunelabError(
+            f"{len(bad)} of {plural(len(found.cells), 'figure')} do not agree: {named}; see {folder / PAGE}."
+        )
