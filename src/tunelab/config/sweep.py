@@ -1,6 +1,6 @@
 """A sweep: where it lies, how many of its jobs run at a time, and which of them run again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
 
@@ -26,6 +26,7 @@ class SweepConfig(Section):
     workers: int | None = None  # jobs at a time; None: one a core, or one an accelerator
     job_timeout: float | None = None  # seconds without output after which a job is killed; None: never
     rerun: Rerun = Rerun.failed
+    only: list[str] = field(default_factory=list[str])  # 'peft.r if peft=lora,dora': elsewhere the key is not swept
     metric: str | None = None  # of summary.json, for "best so far"; None: test/exact_match, else test/loss
 
     def __post_init__(self) -> None:

@@ -1,0 +1,72 @@
+"""Conditions of a sweep: a swept key that counts only where others have certain values, `peft.r if peft=lora,dora`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tunelab.errors import ConfigError
+
+EXAMPLE = "sweep.only=['peft.r if peft=lora,dora']"
+_KEY = r"[\w./@-]+"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`key` is set only where every key of `wanted` has one of its values; `text` is what was typed."""
+
+    key: str
+    wanted: Mapping[str, tuple[str, ...]]
+    text: str
+
+    def holds(self, values: Mapping[str, str]) -> bool:
+        """Whether `values`, swept key → value as typed, fulfil it; a key that is not among them does not."""
+        return all(key in values and plain(values[key]) in wanted for key, wanted in self.wanted.items())
+
+
+def parse_conditions(lines: Sequence[str]) -> list[Condition]:
+    """Read `<key> if <key>=<value>,<value> and <key>=<value>`, one line for each key.
+
+    Raises:
+        ConfigError: a line has another form, or a key has two lines.
+    """
+    conditions = [_parse(line) for line in lines]
+    keys = [condition.key for condition in conditions]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"sweep.only: expected one condition for {twice}, found {keys.count(twice)}; join them with ' and '."
+        )
+    return conditions
+
+
+def plain(value: str) -> str:
+    """A value without quotes around it."""
+    value = value.strip()
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
+
+
+def _parse(line: str) -> Condition:
+    found = re.fullmatch(rf"\s*({_KEY})\s+if\s+(.+)", line)
+    if found is None:
+        raise _malformed(line)
+    wanted: dict[str, tuple[str, ...]] = {}
+    for part in re.split(r"\s+and\s+", found[2].strip()):
+        pair = re.fullmatch(rf"({_KEY})\s*=\s*(.+)", part)
+        values = tuple(map(plain, _split(pair[2]))) if pair else ()
+        if pair is None or not all(values) or pair[1] in wanted or pair[1] == found[1]:
+            raise _malformed(line)
+        wanted[pair[1]] = values
+    return Condition(found[1], wanted, line.strip())
+
+
+def _malformed(line: str) -> ConfigError:
+    return ConfigError(
+        f"sweep.only: expected '<key> if <other key>=<value>,<value>', several joined with ' and ', found {line!r}; "
+        f"set {EXAMPLE}."
+    )
+
+
+def _split(values: str) -> list[str]:
+    """At commas that are in no list and in no quotes."""
+    return re.findall(r"((?:\[[^\]]*\]|\{[^}]*\}|'[^']*'|\"[^\"]*\"|[^,])*),", f"{values},")
