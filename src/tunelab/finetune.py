@@ -237,8 +237,7 @@ def _conclude(
         write_answers(folder.path, models)
         write_text(folder.adapter / "README.md", run_card(config, prepared.data.report.template, folder))
     show(console, tables, folder.summary.facts.setdefault("warnings", {}))
-    typed = [override.partition("=")[0].lstrip("+") for override in session.overrides]
-    log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, typed)
+    log_result(list(loggers.values()), session.hyperparameters(), folder.summary.metrics, session.overrides)
     console.print(closing_lines(folder.path, folder.adapter), soft_wrap=True)  # lines to be copied
     return dict(folder.summary.metrics)
 

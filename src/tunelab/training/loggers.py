@@ -24,6 +24,8 @@ PLACES: dict[type[Logger], Callable[[Path], dict[str, str]]] = {
 }
 Loggers = Mapping[str, Logger]  # by the name in the configuration
 TABLE_KEYS = ("data.batch_size", "model.path", "peak_lr", "peft._target_", "peft.r", "seed")
+ROW = "result"  # below the folder of TensorBoard: the row of the HParams table, and the final scores
+_NO_COLUMNS = ("output_dir", "name", "experiment")
 IDS_FILE = "loggers.json"  # by the name of the logger; what a resumed run needs to continue the tracker's run
 ID_ARGUMENTS: dict[type[Logger], str] = {WandbLogger: "id", MLFlowLogger: "run_id"}
 PACKAGES: dict[type[Logger], str] = {WandbLogger: "wandb", MLFlowLogger: "mlflow"}
@@ -81,7 +83,7 @@ def limits_of_resuming(loggers: Mapping[str, Logger], run: Path) -> list[str]:
 def log_result(
     loggers: list[Logger], hyperparameters: Mapping[str, Any], metrics: Mapping[str, float], typed: Sequence[str]
 ) -> None:
-    """Log the configuration with the final metrics; `typed` are the keys given on the command line.
+    """Log the configuration with the final metrics; `typed` are the overrides given on the command line.
 
     TensorBoard's HParams table gets a row of what tells runs apart (the usual keys and the typed ones) and of the tuned
     model's scores: it shows columns by name, and a whole configuration would bury both.
@@ -89,16 +91,44 @@ def log_result(
     flat = dict(flatten(hyperparameters))
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            shown = [key for key in (*TABLE_KEYS, *typed) if flat.get(key, "None") != "None" and key != "output_dir"]
-            columns = {key: flat[key] for key in shown}
             scores = {key: value for key, value in metrics.items() if "num_" not in key and not key.startswith("base/")}
-            logger.log_hyperparams(columns, scores)
+            _write_row(Path(str(logger.log_dir)) / ROW, _columns(flat, typed), scores)
         else:
             logger.log_hyperparams(flat)
             logger.log_metrics(dict(metrics))
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
             logger.experiment.finish()  # else the next run of this process (a sweep's) would go on in it
+
+
+def _columns(flat: Mapping[str, Any], typed: Sequence[str]) -> dict[str, Any]:
+    """What the row of a run says of it: values of the configuration, and of a group's choice (peft) what was typed."""
+    given = {key.lstrip("+"): value for key, sign, value in (each.partition("=") for each in typed) if sign}
+    named = {key: flat.get(key, value) for key, value in given.items() if key in flat or not _is_elsewhere(key)}
+    shown = {key: flat[key] for key in TABLE_KEYS if key in flat} | named
+    return {key: value for key, value in shown.items() if value != "None" and key not in _NO_COLUMNS}
+
+
+def _is_elsewhere(key: str) -> bool:
+    """Whether a key that is none of the run's is none that tells runs apart either."""
+    return key.startswith(("~", "hydra", "sweep"))
+
+
+def _write_row(folder: Path, columns: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+    """A session of the HParams table, with its scores alone, in a folder of its own.
+
+    The table shows what the first run names as the columns of the whole experiment, where one does. Here none does:
+    TensorBoard collects the columns of all runs, and of the scalars those that lie in the folders of the sessions.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # only here: it imports for long
+    from torch.utils.tensorboard.summary import hparams
+
+    _, start, end = hparams(dict(columns), dict(scores))
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in scores.items():
+            writer.add_scalar(name, value, 0)
+        for summary in (start, end):
+            writer._get_file_writer().add_summary(summary)  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
