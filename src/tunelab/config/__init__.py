@@ -66,6 +66,8 @@ from tunelab.config.sets import (
     in_keys_of_set,
 )
 from tunelab.config.sweep import (
+    Design,
+    Match,
     Rerun,
     SweepConfig,
 )
@@ -94,6 +96,7 @@ __all__ = [
     "DType",
     "DataConfig",
     "DecayShape",
+    "Design",
     "EvaluateConfig",
     "EvaluationConfig",
     "EvaluationSetConfig",
@@ -102,6 +105,7 @@ __all__ = [
     "HarnessConfig",
     "InspectConfig",
     "JudgeConfig",
+    "Match",
     "MixedSourceConfig",
     "ModelConfig",
     "Objective",
