@@ -6,7 +6,6 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -21,18 +20,17 @@ class GridSweeperConf(BasicSweeperConf):
 
 
 class GridSweeper(BasicSweeper):
-    """Every combination of the values, all of them composed and checked before the first job starts."""
+    """The jobs of `sweep.design`, all of them composed and checked before the first starts."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs, and end with an error where one has failed."""
-        from tunelab.multirun import finish, require_jobs
+        from tunelab.multirun import finish, plan_jobs
 
+        del arguments  # they are in the configuration too
         assert self.hydra_context is not None
+        assert self.config is not None
         assert self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        jobs = [job for batch in self.split_arguments(overrides, self.max_batch_size) for job in batch]
-        require_jobs(jobs, any(override.is_sweep_override() for override in overrides))
+        jobs = plan_jobs(self.hydra_context.config_loader, self.config)
         return finish(self.launcher.launch(jobs, initial_job_idx=0))
 
 

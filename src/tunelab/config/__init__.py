@@ -72,6 +72,8 @@ from tunelab.config.sets import (
     in_keys_of_set,
 )
 from tunelab.config.sweep import (
+    Design,
+    Match,
     Rerun,
     SweepConfig,
 )
@@ -100,6 +102,7 @@ __all__ = [
     "DType",
     "DataConfig",
     "DecayShape",
+    "Design",
     "EvaluateConfig",
     "EvaluationConfig",
     "EvaluationSetConfig",
@@ -108,6 +111,7 @@ __all__ = [
     "HarnessConfig",
     "InspectConfig",
     "JudgeConfig",
+    "Match",
     "MixedSourceConfig",
     "ModelConfig",
     "NoiseConfig",

@@ -84,7 +84,7 @@ class SweepFolder:
                 new = {job.id: self._entry(job) for job in jobs}
                 values = index.get("axes", {})
                 for axis in axes:
-                    seen = [*values.get(axis, []), *(job.axes[axis] for job in jobs)]
+                    seen = [*values.get(axis, []), *(job.axes[axis] for job in jobs if axis in job.axes)]
                     values[axis] = list(dict.fromkeys(seen))
                 commands = [*index.get("commands", []), list(command)]
                 content = {
