@@ -53,20 +53,22 @@ def test_commands_are_listed_and_a_wrong_one_is_refused(run):
     assert shown.returncode == 0
     assert "inspect " in shown.stdout
     assert all(
-        f"  {name} " in shown.stdout for name in ("prepare", "export", "chat", "review", "ratings", "judge", "report")
+        f"  {name} " in shown.stdout
+        for name in ("prepare", "export", "chat", "review", "ratings", "judge", "report", "noise", "reproduce")
     )
     for arguments in ((), ("inspct",)):
         refused = run(*arguments)
         assert refused.returncode == 1
         assert refused.stderr.startswith(
-            "error: expected a command (inspect, prepare, export, chat, review, ratings, judge, report), found "
+            "error: expected a command (inspect, prepare, export, chat, review, ratings, judge, report, noise, "
+            "reproduce), found "
         )
 
 
 HELP = """
 import sys
 from tunelab import cli
-for name in ("export", "chat", "review", "ratings", "judge", "report"):
+for name in ("export", "chat", "review", "ratings", "judge", "report", "noise", "reproduce"):
     sys.argv = ["tunelab", name, "--help"]
     try:
         cli.main()
