@@ -11,7 +11,7 @@ from scipy import stats
 
 from tunelab.config import NoiseConfig
 from tunelab.errors import ConfigError
-from tunelab.noise import comparable, repeats
+from tunelab.noise import comparable, record, repeats
 from tunelab.repeating import Original
 from tunelab.report.distributions import chi_square_quantile
 from tunelab.report.noise import read_floors
@@ -93,6 +93,24 @@ def test_repeats_have_folders_of_their_own_and_the_configuration_of_the_run(tiny
     assert more[3].id == jobs[2].id
     with pytest.raises(ConfigError, match=r"^seeds: expected seeds other than the run's own, found 5"):
         repeats(NoiseConfig(run="x", seeds=[5]), original)
+
+
+def test_a_report_marks_what_lies_below_the_floor_of_a_study(typed, tmp_path: Path):
+    for lr, loss in ((1e-3, 1.0), (2e-3, 1.001)):
+        for seed in (1, 2):
+            folder = tmp_path / "runs" / f"{lr}-{seed}"
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(f"seed: {seed}\noptim: {{lr: {lr}}}\n")
+            metrics = {"test/loss": loss + seed * 0.1 * lr, "test/num_examples": 9}
+            (folder / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
+    study = {"test/loss": noise_of({1: [1.0, 1.0], 2: [1.03], 3: [0.98]}, own_seed=1)}
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "noise.json").write_text(json.dumps(record([made("1")], study, {}, True)))
+    for named, marked in (((), False), (("noise=study",), True)):
+        done = typed("report", "runs", "figures=false", *named)
+        assert done.returncode == 0, done.stderr
+        page = (tmp_path / "runs" / "report" / "report.md").read_text()
+        assert ("†" in page) is ("below the noise of other seeds" in page) is marked
 
 
 def made(name: str, status: str = "finished", **provenance: object) -> Run:

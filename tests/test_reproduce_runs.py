@@ -64,7 +64,7 @@ def test_a_table_is_done_again_and_a_changed_figure_is_found(typed, swept, tmp_p
     again = typed("reproduce", str(sweep), f"noise={study}", "metrics=[test/loss]")  # what was done again is there
     assert again.returncode == 1
     assert "2 jobs, 0 to run" in again.stdout
-    assert "1 of 1 figure do not agree: test/loss of row 1 differs; see" in again.stderr
+    assert "found others: test/loss of row 1 differs (1 of 1); see" in again.stderr
     assert "bit-identical: all runs, seed 1" in again.stdout
     assert "differs: all runs, seed 2" in again.stdout
     patch = folder / f"code-{diff_name(provenance['git'])}.patch"

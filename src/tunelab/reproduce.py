@@ -1,6 +1,7 @@
 """`tunelab reproduce`: the runs of a table done again, and which of its figures agree."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,16 +37,17 @@ from tunelab.sweeping.machine import plan_machine
 from tunelab.training.trainer import resolve_device
 
 RECORD, PAGE = "reproduction.json", "reproduction.md"
+Changes = Mapping[str, tuple[str, str]]  # what is not as it was → then and now
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A run of the table, the job that does it again, and what differs from then: name → then and now."""
+    """A run of the table, the job that does it again, and what differs from then."""
 
     row: PublishedRow
     run: Run
     job: Job
-    changed: Mapping[str, tuple[str, str]]
+    changed: Changes
 
 
 def reproduce(config: ReproduceConfig, overrides: Sequence[str]) -> None:
@@ -65,29 +67,29 @@ def reproduce(config: ReproduceConfig, overrides: Sequence[str]) -> None:
     threads = plan_machine(config.sweep.workers, len(chosen)).num_threads
     tasks = _tasks(chosen, threads)
     folder.mkdir(parents=True, exist_ok=True)
-    for line in changes_said(tasks, folder):
+    for line in changes_said([(task.run, task.changed) for task in tasks], folder):
         print(printable(line))
     jobs = list({task.job.id: task.job for task in tasks}.values())
     sweep, _ = run_again(jobs, folder, config.sweep, overrides)
     again = [_again(task, sweep.job(task.job).path) for task in tasks]
     found = compare(table, again, floors)
     atomic.write_json(folder / RECORD, reproduction_json(found, folder))
-    atomic.write_text(folder / PAGE, reproduction_markdown(found, changes_said(tasks, folder)))
+    changes = [(each.before, differences(each.before.provenance, each.now.provenance)) for each in again if each.values]
+    atomic.write_text(folder / PAGE, reproduction_markdown(found, changes_said(changes, folder)))
     _conclude(found, folder)
 
 
-def changes_said(tasks: Sequence[Task], folder: Path) -> list[str]:
+def changes_said(changed: Sequence[tuple[Run, Changes]], folder: Path) -> list[str]:
     """A line for each thing that is not as it was; uncommitted changes of the code are written into `folder`."""
-    kinds: dict[tuple[str, tuple[str, str]], int] = {}
-    for task in tasks:
-        for change in task.changed.items():
-            kinds[change] = kinds.get(change, 0) + 1
+    counts = Counter(change for _, changes in changed for change in changes.items())
     lines = [
-        f"not as it was: {name} {then}, now {now} ({count} of {plural(len(tasks), 'run')})"
-        for (name, (then, now)), count in kinds.items()
+        f"not as it was: {name} {then}, now {now} ({count} of {plural(len(changed), 'run')})"
+        for (name, (then, now)), count in counts.items()
     ]
-    states = {json.dumps(git): git for task in tasks if "code" in task.changed and (git := task.run.provenance["git"])}
-    return [*(lines or ["code, versions, hardware, data and base model are as they were"]), *_ways_back(states, folder)]
+    states = [run.provenance.get("git") for run, changes in changed if "code" in changes]
+    different = {json.dumps(git): git for git in states if git}
+    same = "code, versions, hardware, data and base model are as they were"
+    return [*(lines or [same]), *_ways_back(list(different.values()), folder)]
 
 
 def data_now(config: RunConfig) -> dict[str, Any]:
@@ -145,10 +147,10 @@ def _present(config: RunConfig, run: Run, num_threads: int) -> dict[str, Any]:
     return {**record, "hardware": {**record["hardware"], "num_threads": num_threads}}
 
 
-def _ways_back(states: Mapping[str, Mapping[str, Any]], folder: Path) -> list[str]:
+def _ways_back(states: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     """The command that brings back each state of the code."""
     lines: list[str] = []
-    for git in states.values():
+    for git in states:
         back = f"git checkout {git['commit']}"
         if git.get("diff"):
             patch = folder / f"code-{diff_name(git)}.patch"
@@ -177,11 +179,12 @@ def _conclude(found: Reproduction, folder: Path) -> None:
     bad = [cell for cell in found.cells if not cell.figure.verdict.agrees]
     identical = sum(each.verdict is Verdict.identical for each in found.runs)
     print(
-        f"{len(found.cells) - len(bad)} of {plural(len(found.cells), 'figure')} agree; {identical} of "
+        f"agreement    {len(found.cells) - len(bad)} of {plural(len(found.cells), 'figure')}, {identical} of "
         f"{plural(len(found.runs), 'run')} bit-identical\nreproduction {folder / PAGE}"
     )
     if bad:
         named = joined([f"{cell.metric} of row {cell.row.number} {cell.figure.verdict.value}" for cell in bad])
         raise TunelabError(
-            f"{len(bad)} of {plural(len(found.cells), 'figure')} do not agree: {named}; see {folder / PAGE}."
+            f"expected the figures of the table, found others: {named} ({len(bad)} of {len(found.cells)}); see "
+            f"{folder / PAGE}."
         )
