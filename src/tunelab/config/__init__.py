@@ -47,6 +47,11 @@ from tunelab.config.roots import (
     Split,
     SubjectConfig,
 )
+from tunelab.config.search import (
+    Pruner,
+    Sampler,
+    SearchConfig,
+)
 from tunelab.config.section import (
     MISSING,
     Section,
@@ -111,6 +116,7 @@ __all__ = [
     "Precision",
     "PredictionsConfig",
     "PrepareConfig",
+    "Pruner",
     "QualityConfig",
     "Quantization",
     "RatingsConfig",
@@ -118,7 +124,9 @@ __all__ = [
     "Rerun",
     "ReviewConfig",
     "RunConfig",
+    "Sampler",
     "Schedule",
+    "SearchConfig",
     "Section",
     "SetMeasures",
     "Split",
