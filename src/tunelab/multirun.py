@@ -14,23 +14,58 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from tunelab.compose import explain_hydra_error, to_config
-from tunelab.config import RunConfig
+from tunelab.compose import explain_hydra_error, prepare_arguments, to_config
+from tunelab.config import RunConfig, SweepConfig, mark_read
 from tunelab.errors import ConfigError, TunelabError
+from tunelab.sweeping.designs import describe, lay_out
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
-from tunelab.sweeping.jobs import Job, key_of, make_jobs, sweep_name
+from tunelab.sweeping.jobs import Job, make_jobs, sweep_name
 from tunelab.sweeping.running import run_jobs
 
 EXAMPLE = "python train.py -m peft=lora,dora seed=1,2,3"
 
 
-def require_jobs(jobs: Sequence[Sequence[str]], sweeps: bool) -> None:
-    """Raise a ConfigError where there is nothing to sweep over."""
-    if not jobs or not sweeps:
-        found = "an empty list of values" if sweeps else "none"
+def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
+    """The overrides of each job, by the design that `sweep` names; the design is printed.
+
+    Raises:
+        ConfigError: there is nothing to sweep over, or the design does not fit what is swept.
+    """
+    typed = _typed(loader, master)
+    swept = {key: each for key, each in typed.items() if each.is_sweep_override()}
+    continuous = next((key for key, each in swept.items() if not each.is_discrete_sweep()), None)
+    if continuous is not None:
+        raise ConfigError(f"{continuous}: expected a list of values, found a range without steps; set {EXAMPLE}.")
+    values = {key: tuple(value for value in each.sweep_string_iterator()) for key, each in swept.items()}
+    if not values or not all(values.values()):
+        found = "an empty list of values" if values else "none"
         raise ConfigError(
             f"-m: expected a key with several values ({EXAMPLE}), found {found}; set one, or leave -m out."
         )
+    fixed = {key: "" for key in typed if key not in swept}
+    settings = _settings(master)
+    jobs = lay_out(values, fixed, settings)
+    print(f"design       {describe(values, settings, len(jobs))}")
+    return [[_written(each, job[key]) for key, each in typed.items() if key in job] for job in jobs]
+
+
+def _typed(loader: ConfigLoader | None, master: DictConfig) -> dict[str, Override]:
+    """By their keys: what the sweeper was given by a file, and what was typed, which wins."""
+    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+    overrides = [*prepare_arguments(params, RunConfig), *master.hydra.overrides.task]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+    return {(each.input_line or "").partition("=")[0].lstrip("+"): each for each in parsed}
+
+
+def _settings(master: DictConfig) -> SweepConfig:
+    """Of another command's configuration, which has none: the defaults."""
+    found = OmegaConf.to_object(master.sweep) if "sweep" in master else SweepConfig()
+    assert isinstance(found, SweepConfig)
+    return found
+
+
+def _written(override: Override, value: str) -> str:
+    return f"{override.get_key_element()}={value}" if override.is_sweep_override() else override.input_line or ""
 
 
 def run_sweep(
@@ -43,9 +78,11 @@ def run_sweep(
         Interrupted: a signal came.
     """
     configs = compose_jobs(loader, master, overrides)
-    axes = swept_keys(master)
+    axes = swept_keys(loader, master)
     jobs, num_equal = make_jobs(configs, overrides, axes)
     settings = configs[0].sweep
+    if str(master.hydra.sweeper.get("_target_")).endswith("GridSweeper"):
+        mark_read(settings, "design", "zip", "only")  # by plan_jobs
     name = settings.name or sweep_name(configs[0].name, axes, unswept(master))
     folder = SweepFolder(Path(configs[0].output_dir) / "sweeps" / name)
     if num_equal:
@@ -97,12 +134,9 @@ def compose_jobs(loader: ConfigLoader, master: DictConfig, overrides: Sequence[S
     return configs
 
 
-def swept_keys(master: DictConfig) -> list[str]:
+def swept_keys(loader: ConfigLoader, master: DictConfig) -> list[str]:
     """The keys that were given several values, in the order typed."""
-    params = master.hydra.sweeper.get("params") or {}
-    typed = [*(f"{key}={value}" for key, value in params.items()), *master.hydra.overrides.task]
-    parsed = OverridesParser.create().parse_overrides(typed)
-    return list(dict.fromkeys(key_of(each.input_line or "") for each in parsed if each.is_sweep_override()))
+    return [key.partition("@")[0] for key, each in _typed(loader, master).items() if each.is_sweep_override()]
 
 
 def unswept(master: DictConfig) -> dict[str, Any]:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import Pruner, SearchConfig, mark_read, to_plain
+from tunelab.compose import prepare_arguments
+from tunelab.config import Pruner, RunConfig, SearchConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.multirun import compose_jobs, unswept
 from tunelab.sweeping.conditions import parse_conditions
@@ -34,7 +36,7 @@ class Typed:
     fixed: tuple[str, ...]
 
 
-def search(loader: ConfigLoader, master: DictConfig, overrides: Sequence[Override], in_process: bool) -> None:
+def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
     """Check everything, compose every choice and every end of an interval once, then run the search.
 
     Raises:
@@ -42,7 +44,10 @@ def search(loader: ConfigLoader, master: DictConfig, overrides: Sequence[Overrid
         TunelabError: trials have failed.
         Interrupted: a signal came.
     """
-    typed = read_overrides(overrides)
+    command = [str(each) for each in master.hydra.overrides.task]
+    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(config_loader=loader)
+    typed = read_overrides(parser.parse_overrides([*prepare_arguments(params, RunConfig), *command]))
     [base] = compose_jobs(loader, master, [typed.fixed])
     settings = base.search
     space = Space(
@@ -57,7 +62,6 @@ def search(loader: ConfigLoader, master: DictConfig, overrides: Sequence[Overrid
     asked = [space.to_dict(), [each.name for each in objectives], list(settings.seeds)]
     name = base.sweep.name or sweep_name(base.name, space.keys, {**unswept(master), "search": asked})
     folder = SweepFolder(Path(base.output_dir) / "sweeps" / name)
-    command = [str(each) for each in master.hydra.overrides.task]
     mark_read(settings, "num_trials")
     for section in OF_THE_SWEEP:
         refuse_unread_keys(base, typed.fixed, below=f"{section}.")
@@ -77,14 +81,19 @@ def read_overrides(overrides: Sequence[Override]) -> Typed:
     Raises:
         ConfigError: nothing is searched, an interval is empty, or a key is searched that has one value in a search.
     """
-    names = {key_of(each.input_line or ""): each.get_key_element() for each in overrides if each.is_sweep_override()}
-    wrong = next((key for key in names if key in NOT_SEARCHED or key.partition(".")[0] in OF_THE_SWEEP), None)
+    last: dict[str, Override] = {}
+    for each in overrides:  # what is typed wins over what a file searches
+        last.pop(key := key_of(each.input_line or ""), None)
+        last[key] = each
+    searched = {key: each for key, each in last.items() if each.is_sweep_override()}
+    wrong = next((key for key in searched if key in NOT_SEARCHED or key.partition(".")[0] in OF_THE_SWEEP), None)
     if wrong is not None:
         remedy = "search.seeds=[1,2,3] runs each trial with all of them" if wrong == "seed" else "set one"
         raise ConfigError(f"{wrong}: expected one value for all trials of a search, found several; {remedy}.")
-    parameters = tuple(_parameter(each) for each in overrides if each.is_sweep_override())
+    parameters = tuple(map(_parameter, searched.values()))
     require_space(parameters)
-    return Typed(parameters, names, tuple(each.input_line or "" for each in overrides if not each.is_sweep_override()))
+    names = {key: each.get_key_element() for key, each in searched.items()}
+    return Typed(parameters, names, tuple(each.input_line or "" for key, each in last.items() if key not in searched))
 
 
 def _parameter(override: Override) -> Parameter:

@@ -31,6 +31,8 @@ def test_several_must_all_hold():
         ("[q_proj,v_proj],all-linear", "[q_proj,v_proj]"),
         ("'a,b',c", "'a,b'"),
         ('"a,b",c', "'a,b'"),
+        ("1e-3", "0.001"),
+        ("true", "True"),
     ],
 )
 def test_values_are_compared_as_typed_without_their_quotes(typed: str, value: str):

@@ -1,4 +1,4 @@
-"""`python train.py -m hydra/sweeper=optuna`: tiny runs that are pruned or stopped, gone on with, and what is refused."""
+"""`python train.py -m hydra/sweeper=optuna`: tiny runs that are pruned, stopped and gone on with; what is refused."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ def test_a_bad_trial_is_pruned_and_not_run_again(sweep, tmp_path: Path, monkeypa
     assert done.returncode == 0, done.stderr
     assert "search outputs/sweeps/mine: 2 trials, 0 begun before, 1 at a time" in done.stdout
     assert "[trial 0 · 1/2] finished: lr=0.01" in done.stdout
-    assert "[trial 1 · 2/2] pruned: lr=1e-07 max_steps=100000" in done.stdout
+    assert "[trial 1 · 2/2] pruned: lr=1e-07 max_steps=100000 (" in done.stdout
     good, bad = trials_of(tmp_path)
     assert (good["state"], bad["state"]) == ("finished", "pruned")
     folders = [next(mine(tmp_path).glob(f"*_{trial['jobs'][0]}")) for trial in (good, bad)]

@@ -7,7 +7,6 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -22,18 +21,17 @@ class GridSweeperConf(BasicSweeperConf):
 
 
 class GridSweeper(BasicSweeper):
-    """Every combination of the values, all of them composed and checked before the first job starts."""
+    """The jobs of `sweep.design`, all of them composed and checked before the first starts."""
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the jobs, and end with an error where one has failed."""
-        from tunelab.multirun import finish, require_jobs
+        from tunelab.multirun import finish, plan_jobs
 
+        del arguments  # they are in the configuration too
         assert self.hydra_context is not None
+        assert self.config is not None
         assert self.launcher is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        jobs = [job for batch in self.split_arguments(overrides, self.max_batch_size) for job in batch]
-        require_jobs(jobs, any(override.is_sweep_override() for override in overrides))
+        jobs = plan_jobs(self.hydra_context.config_loader, self.config)
         return finish(self.launcher.launch(jobs, initial_job_idx=0))
 
 
@@ -49,6 +47,7 @@ class OptunaSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search, and end with an error where a trial has failed."""
+        del arguments  # the configuration has them too
         from tunelab.errors import ConfigError
 
         if find_spec("optuna") is None:
@@ -59,8 +58,7 @@ class OptunaSweeper(BasicSweeper):
         if not isinstance(self.launcher, _TunelabLauncher) or self.launcher.config is None:
             raise ConfigError("hydra/launcher: expected pool or in_process for a search; remove hydra/launcher.")
         loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        return search(loader, self.launcher.config, overrides, isinstance(self.launcher, InProcessLauncher))
+        return search(loader, self.launcher.config, isinstance(self.launcher, InProcessLauncher))
 
 
 @dataclass

@@ -71,6 +71,8 @@ from tunelab.config.sets import (
     in_keys_of_set,
 )
 from tunelab.config.sweep import (
+    Design,
+    Match,
     Rerun,
     SweepConfig,
 )
@@ -99,6 +101,7 @@ __all__ = [
     "DType",
     "DataConfig",
     "DecayShape",
+    "Design",
     "EvaluateConfig",
     "EvaluationConfig",
     "EvaluationSetConfig",
@@ -107,6 +110,7 @@ __all__ = [
     "HarnessConfig",
     "InspectConfig",
     "JudgeConfig",
+    "Match",
     "MixedSourceConfig",
     "ModelConfig",
     "Objective",

@@ -40,10 +40,16 @@ def parse_conditions(lines: Sequence[str]) -> list[Condition]:
 
 
 def plain(value: str) -> str:
-    """A value without quotes around it."""
+    """A value as it is compared: without quotes around it, 1e-3 as 0.001 and True as true, as Hydra may write them."""
     value = value.strip()
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    return value[1:-1] if quoted else value
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    if value.lower() in ("true", "false", "null"):
+        return value.lower()
+    try:
+        return repr(float(value))
+    except ValueError:
+        return value
 
 
 def _parse(line: str) -> Condition:

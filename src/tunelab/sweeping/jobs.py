@@ -55,7 +55,7 @@ def make_jobs(
             raise ConfigError("resume: expected a single run, found a sweep (-m); the same -m command goes on with it.")
         own = tuple(each for each in typed if key_of(each).partition(".")[0] not in OF_THE_SWEEP)
         values = {key_of(each): each.partition("=")[2] for each in own}
-        chosen = {axis: values[axis] for axis in axes}
+        chosen = {axis: values[axis] for axis in axes if axis in values}  # a condition may leave one out
         job = Job(content_hash(config, axes), chosen, _alone(config), own)
         jobs.setdefault(job.id, job)
     return list(jobs.values()), len(configs) - len(jobs)
