@@ -143,7 +143,7 @@ def unswept(master: DictConfig) -> dict[str, Any]:
     """The configuration as it is without what is swept, in plain data; where results go is left out."""
     plain = OmegaConf.to_container(_without_hydra(master), resolve=False)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in ("output_dir", "sweep", "resume")}
+    return {str(key): value for key, value in plain.items() if key not in ("output_dir", "sweep", "search", "resume")}
 
 
 def _is_group(loader: ConfigLoaderImpl, override: Override) -> bool:

@@ -161,9 +161,9 @@ def resumable(overrides: Sequence[str]) -> list[str]:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Eight hexadecimal digits that differ where anything but the output folder, the resume or the sweep differs."""
+    """Eight hexadecimal digits of all but the output folder, the resume, and the sections of sweeps and searches."""
     plain = to_plain(config)
-    del plain["output_dir"], plain["resume"], plain["sweep"]
+    del plain["output_dir"], plain["resume"], plain["sweep"], plain["search"]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
@@ -32,6 +33,32 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         jobs = plan_jobs(self.hydra_context.config_loader, self.config)
         return finish(self.launcher.launch(jobs, initial_job_idx=0))
+
+
+@dataclass
+class OptunaSweeperConf(BasicSweeperConf):
+    """What is searched besides what is typed: `params`, as of the grid."""
+
+    _target_: str = "hydra_plugins.tunelab.OptunaSweeper"
+
+
+class OptunaSweeper(BasicSweeper):
+    """Trials that Optuna proposes one after another, from the results so far."""
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the search, and end with an error where a trial has failed."""
+        del arguments  # the configuration has them too
+        from tunelab.errors import ConfigError
+
+        if find_spec("optuna") is None:
+            raise ConfigError("hydra/sweeper: expected optuna for it, found none; pip install 'tunelab[search]'.")
+        from tunelab.search import search
+
+        assert self.hydra_context is not None
+        if not isinstance(self.launcher, _TunelabLauncher) or self.launcher.config is None:
+            raise ConfigError("hydra/launcher: expected pool or in_process for a search; remove hydra/launcher.")
+        loader = self.hydra_context.config_loader
+        return search(loader, self.launcher.config, isinstance(self.launcher, InProcessLauncher))
 
 
 @dataclass
@@ -81,4 +108,5 @@ class InProcessLauncher(_TunelabLauncher):
 
 for _name, _node in (("pool", PoolConf), ("in_process", InProcessConf)):
     ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_node, provider="tunelab")
-ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="tunelab")
+for _name, _node in (("grid", GridSweeperConf), ("optuna", OptunaSweeperConf)):
+    ConfigStore.instance().store(group="hydra/sweeper", name=_name, node=_node, provider="tunelab")

@@ -53,6 +53,11 @@ from tunelab.config.roots import (
     Split,
     SubjectConfig,
 )
+from tunelab.config.search import (
+    Pruner,
+    Sampler,
+    SearchConfig,
+)
 from tunelab.config.section import (
     MISSING,
     Section,
@@ -122,6 +127,7 @@ __all__ = [
     "Precision",
     "PredictionsConfig",
     "PrepareConfig",
+    "Pruner",
     "QualityConfig",
     "Quantization",
     "RatingsConfig",
@@ -130,7 +136,9 @@ __all__ = [
     "Rerun",
     "ReviewConfig",
     "RunConfig",
+    "Sampler",
     "Schedule",
+    "SearchConfig",
     "Section",
     "SetMeasures",
     "Split",

@@ -11,6 +11,7 @@ from tunelab.config.data import DataConfig
 from tunelab.config.evaluation import EvaluationConfig
 from tunelab.config.harness import HarnessConfig
 from tunelab.config.model import DType, ModelConfig
+from tunelab.config.search import SearchConfig
 from tunelab.config.section import MISSING, Section, require, to_plain
 from tunelab.config.sweep import SweepConfig
 from tunelab.config.training import ObjectiveConfig, OptimConfig, TrainerConfig
@@ -34,6 +35,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logger: dict[str, Any] = field(default_factory=dict)  # name → `_target_: pytorch_lightning.loggers.…`
     sweep: SweepConfig = field(default_factory=SweepConfig)  # with -m
+    search: SearchConfig = field(default_factory=SearchConfig)  # with -m hydra/sweeper=optuna
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", "an integer in [0, 2**32)", self.seed)

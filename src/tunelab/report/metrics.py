@@ -21,6 +21,7 @@ _HIGHER = (
     *("field_f1", "token_f1", "jaccard", "rouge1", "rouge2", "rougeL", "bleu", "chrf", "bert_score"),
     *("refusal_rate", "finished_fraction", "choice_accuracy_norm", "choice_macro_f1", "token_accuracy"),
 )
+KINDS = (*_HIGHER, *_LOWER)  # metrics of tunelab's own that can be better or worse
 _NO_FRACTIONS = ("loss", "perplexity", "length_tokens", "bleu", "chrf")
 _RANKED = (*_HIGHER[:2], "field_f1", "numeric_match", "token_f1", "choice_macro_f1", "rougeL", "chrf", "loss")
 _MAX_COLUMNS = 4

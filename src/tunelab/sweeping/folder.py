@@ -20,12 +20,13 @@ SCHEMA_VERSION = 1
 
 
 class Status(Enum):
-    """What became of a job. `elsewhere`: another sweep is running it."""
+    """What became of a job. `elsewhere`: another sweep is running it; `pruned`: a search ended it early."""
 
     waiting = "waiting"
     running = "running"
     elsewhere = "elsewhere"
     finished = "finished"
+    pruned = "pruned"
     failed = "failed"
     interrupted = "interrupted"
 
@@ -48,8 +49,11 @@ class SweepFolder:
 
     def job(self, job: Job) -> RunFolder:
         """The folder of a job, made by an earlier sweep or yet to be made."""
-        earlier = sorted(self.path.glob(f"*_{job.id}"))
-        return RunFolder(earlier[0] if earlier else self.path / job.folder_name)
+        return RunFolder(self.named(job.id) or self.path / job.folder_name)
+
+    def named(self, job: str) -> Path | None:
+        """The folder of a job by its id; None where none was made."""
+        return next(iter(sorted(self.path.glob(f"*_{job}"))), None)
 
     def outcome(self, job: Job) -> Outcome:
         """What a job has left so far; `waiting` where it has not run, or was killed half-way."""
@@ -57,17 +61,19 @@ class SweepFolder:
         status = summary.get("status")
         if status is None:
             return Outcome(Status.waiting)
+        best: Mapping[str, Any] = summary.get("best") or {}  # of the validations, by the monitored figure
+        validated = {best["metric"]: best["value"]} if "metric" in best else {}
         return Outcome(
             Status(status),
             summary.get("reason"),
-            summary.get("metrics", {}),
+            {**summary.get("metrics", {}), **validated},
             summary.get("times_seconds", {}).get("total"),
         )
 
     def to_run(self, jobs: Sequence[Job], rerun: Rerun) -> list[Job]:
         """Those that the command has to run."""
         again = {Rerun.failed: (Status.failed,), Rerun.all: tuple(Status), Rerun.none: ()}[rerun]
-        missing = (Status.waiting, Status.interrupted)
+        missing = (Status.waiting, Status.interrupted, Status.pruned)
         return [job for job in jobs if self.outcome(job).status in (*missing, *again)]
 
     def record(self, jobs: Sequence[Job], axes: Sequence[str], command: Sequence[str]) -> None:
@@ -88,6 +94,7 @@ class SweepFolder:
                     values[axis] = list(dict.fromkeys(seen))
                 commands = [*index.get("commands", []), list(command)]
                 content = {
+                    **index,
                     "schema_version": SCHEMA_VERSION,
                     "name": self.path.name,
                     "commands": [list(each) for each in dict.fromkeys(map(tuple, commands))],
@@ -100,6 +107,11 @@ class SweepFolder:
             raise ConfigError(
                 f"sweep.name: {str(self.path)!r} cannot be written ({reason}); set output_dir=<another folder>."
             ) from error
+
+    def note(self, key: str, content: Any) -> None:
+        """Write one entry of sweep.json, beside the rest of it."""
+        with held(self.path / ".lock", timeout=60):
+            atomic.write_json(self.path / INDEX, {**self._read(), key: content})
 
     def _entry(self, job: Job) -> dict[str, Any]:
         return {"id": job.id, "folder": self.job(job).path.name, "axes": dict(job.axes), "overrides": job.overrides}

@@ -68,6 +68,7 @@ def perform(order: Order, shared: Shared | None) -> int:
 def _open(folder: RunFolder, order: Order) -> tuple[RunConfig, bool]:
     """The configuration to run, and whether it goes on from a checkpoint."""
     if not order.anew and _can_go_on(folder):
+        _forget_pruning(folder)
         return _marked(load_config(folder.path / "config.yaml", _knobs(order.config))), True
     with recorded_before(folder, order.config):
         _clear(folder.path)
@@ -94,6 +95,13 @@ def _can_go_on(folder: RunFolder) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def _forget_pruning(folder: RunFolder) -> None:
+    """What a search gave up and is wanted after all is no longer pruned."""
+    summary = folder.read_summary()
+    if summary.pop("pruned_at_step", None) is not None:
+        folder.write_json("summary.json", {**summary, "status": "interrupted"})
 
 
 def _knobs(config: RunConfig) -> list[str]:

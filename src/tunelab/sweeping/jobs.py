@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunelab.config import RunConfig, SweepConfig, to_plain
+from tunelab.config import RunConfig, SearchConfig, SweepConfig, to_plain
 from tunelab.errors import ConfigError
 from tunelab.run import RESUMABLE_KEYS
 
+OF_THE_SWEEP = ("sweep", "search")  # sections that no run reads
 LONGEST_NAME = 120  # characters of a folder name; file systems take 255 bytes
 
 
@@ -46,24 +47,29 @@ def make_jobs(
         ConfigError: a key is swept that belongs to the sweep and not to a run.
     """
     for axis in axes:
-        if axis in ("name", "output_dir", "resume") or axis.partition(".")[0] == "sweep":
+        if axis in ("name", "output_dir", "resume") or axis.partition(".")[0] in OF_THE_SWEEP:
             raise ConfigError(f"{axis}: expected one value for all jobs of a sweep, found several; set one.")
     jobs: dict[str, Job] = {}
     for config, typed in zip(configs, overrides, strict=True):
         if to_plain(config)["resume"] is not None:
             raise ConfigError("resume: expected a single run, found a sweep (-m); the same -m command goes on with it.")
-        own = tuple(each for each in typed if not key_of(each).startswith("sweep"))
+        own = tuple(each for each in typed if key_of(each).partition(".")[0] not in OF_THE_SWEEP)
         values = {key_of(each): each.partition("=")[2] for each in own}
         chosen = {axis: values[axis] for axis in axes if axis in values}  # a condition may leave one out
-        job = Job(content_hash(config, axes), chosen, replace(config, sweep=SweepConfig()), own)
+        job = Job(content_hash(config, axes), chosen, _alone(config), own)
         jobs.setdefault(job.id, job)
     return list(jobs.values()), len(configs) - len(jobs)
+
+
+def _alone(config: RunConfig) -> RunConfig:
+    """The configuration of a run that belongs to no sweep."""
+    return replace(config, sweep=SweepConfig(), search=SearchConfig())
 
 
 def content_hash(config: RunConfig, axes: Sequence[str]) -> str:
     """Eight hexadecimal digits of all that a result depends on; of memory knobs only where they are swept."""
     plain = to_plain(config)
-    del plain["output_dir"], plain["resume"], plain["sweep"], plain["name"]
+    del plain["output_dir"], plain["resume"], plain["name"], plain["sweep"], plain["search"]
     for key in RESUMABLE_KEYS:
         if key not in axes:
             section, _, name = key.partition(".")

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
@@ -26,6 +26,7 @@ from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import Machine
 from tunelab.sweeping.orders import ELSEWHERE, LOG, Order, main
 from tunelab.sweeping.slots import Place, Slots
+from tunelab.sweeping.source import Source, Stop
 
 LOOK_EVERY = 0.5  # seconds: signals, time limits, jobs that run elsewhere
 TO_DIE = 10  # seconds that a killed process may take to be gone
@@ -51,6 +52,7 @@ class Running:
     before: Mapping[str, object]  # summary.json as an earlier attempt left it
     started: float = field(default_factory=time.monotonic)
     timed_out: bool = False
+    stop: Stop | None = None  # what its source wants of it
 
 
 class Pool:
@@ -60,44 +62,58 @@ class Pool:
         self._sweep, self._limits, self._watch = sweep, limits, watch
         self._slots = Slots(limits.machine.workers, limits.machine.num_devices)
         self._context = process_context(limits.machine)
-        self._waiting: list[Job] = []
+        self._again: list[Job] = []  # another sweep has left them half-way
         self._running: list[Running] = []
         self._elsewhere: list[Job] = []
         self._outcomes: dict[str, Outcome] = {}
         self._signals: list[int] = []
 
-    def run(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        """Run all jobs; what became of each, by its id.
+    def run(self, source: Source) -> dict[str, Outcome]:
+        """Run all jobs of `source`; what became of each, by its id.
 
         Raises:
             Interrupted: a signal came. After the first the jobs under way stop in order, after the second at once.
         """
-        self._waiting = list(jobs)
-        self._outcomes = {job.id: Outcome(Status.waiting) for job in jobs}
         before = listen(self._on_signal)
         try:
-            while self._running or (not self._signals and (self._waiting or self._elsewhere)):
-                self._start_what_fits()
+            self._start_what_fits(source)
+            while self._running or (self._elsewhere and not self._signals):
                 wait([each.process.sentinel for each in self._running], timeout=LOOK_EVERY)
-                self._look()
-            self._look()
+                self._look(source)
+                self._start_what_fits(source)
+            self._look(source)
         finally:
-            self._kill_all()
+            self._kill_all(source)
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signals:
             raise Interrupted(self._signals[0])
         return self._outcomes
 
-    def _start_what_fits(self) -> None:
-        for job in [] if self._signals else list(self._waiting):
-            trainer = job.config.trainer
-            place = self._slots.take(trainer.devices, trainer.accelerator is Accelerator.cpu)
-            if place is not None:
-                self._waiting.remove(job)
-                self._start(job, place)
+    def _start_what_fits(self, source: Source) -> None:
+        while not self._signals:
+            job = next((each for each in self._again if self._fits(each)), None)
+            if job is not None:
+                self._again.remove(job)
+            elif self._slots.has_room:
+                job = source.next(self._fits)
+            if job is None:
+                return
+            self._start(job)
 
-    def _start(self, job: Job, place: Place) -> None:
+    def _fits(self, job: Job) -> bool:
+        place = self._place(job)
+        if place is not None:
+            self._slots.give_back(place)
+        return place is not None
+
+    def _place(self, job: Job) -> Place | None:
+        trainer = job.config.trainer
+        return self._slots.take(trainer.devices, trainer.accelerator is Accelerator.cpu)
+
+    def _start(self, job: Job) -> None:
+        place = self._place(job)
+        assert place is not None
         folder = self._sweep.job(job)
         folder.path.mkdir(parents=True, exist_ok=True)
         before = folder.read_summary()
@@ -109,28 +125,39 @@ class Pool:
         self._running.append(Running(job, process, place, before))
         self._outcomes[job.id] = Outcome(Status.running)
 
-    def _look(self) -> None:
+    def _look(self, source: Source) -> None:
+        self._stop_some(source)
         for each in list(self._running):
             if not each.process.is_alive():
-                self._collect(each)
+                self._collect(each, source)
             elif self._is_silent(each):
                 each.timed_out = True
                 kill_group(each.process)
         for job in list(self._elsewhere):
             if not is_claimed(self._sweep.job(job)):
                 self._elsewhere.remove(job)
-                self._settle(job)
+                self._settle(job, source)
         now = time.monotonic()
         self._watch(self._outcomes, {each.job.id: now - each.started for each in self._running})
 
-    def _settle(self, job: Job) -> None:
+    def _stop_some(self, source: Source) -> None:
+        """Let end in order what its source gives up."""
+        stops = source.to_stop()
+        for each in self._running:
+            if each.stop is None and each.job.id in stops:
+                each.stop = stops[each.job.id]
+                _terminate(each.process)
+
+    def _settle(self, job: Job, source: Source) -> None:
         """What another sweep left: a result, or a job that was stopped and is ours now."""
         self._outcomes[job.id] = self._sweep.outcome(job)
         if self._outcomes[job.id].status in (Status.waiting, Status.interrupted):
             self._outcomes[job.id] = Outcome(Status.waiting)
-            self._waiting.append(job)
+            self._again.append(job)
+        else:
+            source.ended(job, self._outcomes[job.id])
 
-    def _collect(self, ended: Running) -> None:
+    def _collect(self, ended: Running, source: Source) -> None:
         self._running.remove(ended)
         self._slots.give_back(ended.place)
         code = ended.process.exitcode
@@ -144,7 +171,10 @@ class Pool:
             with held(folder.path / LOCK_FILE, timeout=TO_DIE):
                 pass
             self._record(folder, ended)
+        if ended.stop is not None and self._sweep.outcome(ended.job).status is not Status.finished:
+            record_stop(folder, ended.stop)
         self._outcomes[ended.job.id] = self._sweep.outcome(ended.job)
+        source.ended(ended.job, self._outcomes[ended.job.id])
 
     def _record(self, folder: RunFolder, ended: Running) -> None:
         """Write summary.json for a process that could not."""
@@ -176,15 +206,14 @@ class Pool:
         if len(self._signals) > 1:
             raise Interrupted(number)
         for each in self._running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(each.process.pid or 0, signal.SIGTERM)
+            _terminate(each.process)
 
-    def _kill_all(self) -> None:
+    def _kill_all(self, source: Source) -> None:
         for each in self._running:
             kill_group(each.process)
         for each in list(self._running):
             each.process.join()
-            self._collect(each)
+            self._collect(each, source)
 
 
 def process_context(machine: Machine) -> ForkServerContext | SpawnContext:
@@ -204,6 +233,18 @@ def last_sign(folder: Path) -> float:
         with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             times.append(file.stat().st_mtime)
     return max(times)
+
+
+def record_stop(folder: RunFolder, stop: Stop) -> None:
+    """Write into summary.json that a job was pruned: it has stopped in order, and nothing goes on with it by itself."""
+    summary = folder.read_summary()
+    pruned = {"status": Status.pruned.value, "reason": stop.reason, "pruned_at_step": stop.step}
+    folder.write_json("summary.json", {**summary, **pruned})
+
+
+def _terminate(process: ForkServerProcess | SpawnProcess) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, signal.SIGTERM)
 
 
 def kill_group(process: ForkServerProcess | SpawnProcess) -> None:

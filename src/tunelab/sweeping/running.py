@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import Rerun, RunConfig, SweepConfig
+from tunelab.config import Rerun, RunConfig, SweepConfig, forget_reads
 from tunelab.errors import Interrupted
 from tunelab.sweeping.folder import Outcome, SweepFolder
-from tunelab.sweeping.jobs import Job
+from tunelab.sweeping.jobs import OF_THE_SWEEP, Job
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.pool import Limits, Pool
 from tunelab.sweeping.screen import Screen
+from tunelab.sweeping.source import Listed
 
 
 def run_jobs(
@@ -36,7 +37,7 @@ def run_jobs(
         machine = plan_machine(settings.workers, len(jobs))
         limits = Limits(machine, settings.job_timeout, rerun is Rerun.all)
     _ = settings.name  # the folder's
-    refuse_unread_keys(RunConfig(sweep=settings), typed, below="sweep.")
+    _refuse_unread(settings, typed)
     folder.record(jobs, axes, typed)
     left = folder.to_run(jobs, rerun)
     earlier = {job.id: folder.outcome(job) for job in jobs if job not in left}
@@ -47,7 +48,7 @@ def run_jobs(
         console = Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True) if in_process else None
         with Screen(jobs, earlier, workers, metric, console) as screen:
             if limits is not None:
-                outcomes = Pool(folder, limits, screen).run(left)
+                outcomes = Pool(folder, limits, screen).run(Listed(left))
             else:
                 outcomes = _run_here(folder, left, rerun is Rerun.all, screen)
     except Interrupted:
@@ -57,7 +58,15 @@ def run_jobs(
     return {**earlier, **outcomes}
 
 
+def _refuse_unread(settings: SweepConfig, typed: Sequence[str]) -> None:
+    """Of the sections of sweeps, a grid reads its own; that of searches it does not."""
+    config = RunConfig(sweep=settings)
+    forget_reads(config.search)
+    for section in OF_THE_SWEEP:
+        refuse_unread_keys(config, typed, below=f"{section}.")
+
+
 def _run_here(folder: SweepFolder, jobs: Sequence[Job], anew: bool, screen: Screen) -> dict[str, Outcome]:
     from tunelab.sweeping.in_process import run_here  # imports torch
 
-    return run_here(folder, jobs, anew, screen)
+    return run_here(folder, Listed(jobs), anew, screen)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,7 +13,7 @@ from tunelab.sweeping.folder import Outcome, Status
 from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.ranking import best_job, shown_metric
 
-ENDED = (Status.finished, Status.failed, Status.interrupted)
+ENDED = (Status.finished, Status.pruned, Status.failed, Status.interrupted)
 NUM_ENDED = 8  # rows of jobs that have ended
 
 
@@ -28,14 +29,14 @@ class Screen:
         console: Console | None = None,
     ) -> None:
         self._jobs = {job.id: job for job in jobs}
-        self._outcomes = dict(earlier)
+        self._outcomes = {job.id: Outcome(Status.waiting) for job in jobs} | dict(earlier)
         self._num_earlier, self._workers, self._metric = len(earlier), workers, metric
         self._ended: list[str] = []
         self._seconds: Mapping[str, float] = {}
         self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
-    def __enter__(self) -> "Screen":
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
@@ -54,7 +55,7 @@ class Screen:
             if outcome.status in ENDED and name not in self._ended:
                 self._ended.append(name)
                 if not self._live:
-                    self._console.print(f"[{self._num_done()}/{len(self._jobs)}] {self._line(name)}")
+                    self._console.print(f"[{self.progress(name)}] {self._line(name)}")
         if self._live:
             self._live.update(Group(self._table(), Text(self.headline())), refresh=True)
 
@@ -62,12 +63,26 @@ class Screen:
         """Counts, the best so far, and the time that is left."""
         statuses = [self._outcomes[name].status for name in self._jobs if name in self._outcomes]
         counts = [f"{statuses.count(status)} {status.value}" for status in Status if status in statuses]
-        best = best_job(self._outcomes, self._metric)
-        if best is not None:
-            name, value = best
-            counts.append(f"best {shown_metric(self._outcomes, self._metric)} {value:.4g} ({self._jobs[name].label})")
+        counts += [best] if (best := self.best()) else []
         left = self._time_left()
         return " · ".join([*counts, f"{clock(left)} left"] if left else counts)
+
+    def progress(self, name: str) -> str:
+        """Which of all the jobs has just ended."""
+        del name
+        return f"{self._num_earlier + len(self._ended)}/{len(self._jobs)}"
+
+    def best(self) -> str | None:
+        """The best result so far; None before there is one."""
+        best = best_job(self._outcomes, self._metric)
+        if best is None:
+            return None
+        name, value = best
+        return f"best {shown_metric(self._outcomes, self._metric)} {value:.4g} ({self._jobs[name].label})"
+
+    def num_waiting(self) -> int:
+        """Jobs that have not begun."""
+        return sum(outcome.status is Status.waiting for outcome in self._outcomes.values())
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -91,14 +106,11 @@ class Screen:
 
     def _result(self, name: str) -> str:
         outcome = self._outcomes[name]
-        if outcome.status in (Status.failed, Status.interrupted):
+        if outcome.status in (Status.pruned, Status.failed, Status.interrupted):
             return outcome.reason or ""
         metric = shown_metric(self._outcomes, self._metric)
         value = (outcome.metrics or {}).get(metric) if metric else None
         return "" if value is None else f"{metric} {value:.4g}"
-
-    def _num_done(self) -> int:
-        return self._num_earlier + len(self._ended)
 
     def _time_left(self) -> float | None:
         """From the jobs that have ended here; None before the first."""
@@ -107,9 +119,8 @@ class Screen:
         if not known:
             return None
         each = sum(known) / len(known)
-        waiting = sum(outcome.status is Status.waiting for outcome in self._outcomes.values())
         rest = sum(max(0.0, each - seconds) for seconds in self._seconds.values())
-        return (waiting * each + rest) / self._workers
+        return (self.num_waiting() * each + rest) / self._workers
 
 
 def clock(seconds: float) -> str:

@@ -23,9 +23,14 @@ class Slots:
     def __post_init__(self) -> None:
         self._free = list(range(self.num_devices))
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one job more may run, if it is not too wide."""
+        return len(self._taken) < self.workers
+
     def take(self, wants: int, on_cpu: bool) -> Place | None:
         """A place for a job of `wants` processes; None while there is none."""
-        if len(self._taken) >= self.workers:
+        if not self.has_room:
             return None
         if on_cpu or not self.num_devices:
             width = min(wants, self.workers)
