@@ -1,5 +1,6 @@
 """A base model and data small enough for every test: random weights, a byte-level BPE trained on the spot."""
 
+import copy
 import json
 import os
 import signal
@@ -94,10 +95,16 @@ def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def compose_config() -> Callable[..., Any]:
-    """Compose what `python train.py <overrides>` would, into plain dataclasses."""
+    """Compose what `python train.py <overrides>` would, into plain dataclasses.
+
+    Each choice of groups is composed once and values are set on copies, as sweeps do it (and test that Hydra does).
+    """
 
     from hydra import compose, initialize_config_dir  # here: the machine of tests/gpu has no Hydra
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from tunelab.compose import prepare_arguments, to_config
 
@@ -107,12 +114,29 @@ def compose_config() -> Callable[..., Any]:
         store.repo = dict(hydras_own)
         store.store(name="evaluate_schema" if schema is EvaluateConfig else "run_schema", node=schema)
         stores[schema] = store.repo
+    by_groups: dict[tuple[str, ...], Any] = {}
+
+    def node_of(command: str, folder: Path, overrides: list[str]) -> Any:
+        hydra = GlobalHydra.instance().hydra
+        assert hydra
+        loader: Any = hydra.config_loader
+        groups, values = [], []
+        for each in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
+            is_group = loader.repository.group_exists(each.key_or_group) and not isinstance(each.value(), dict)
+            (groups if is_group else values).append(each)
+        chosen = [str(each.input_line) for each in groups]
+        key = (command, str(folder), *chosen)
+        if key not in by_groups or folder != REPOSITORY / "conf":  # other folders are written to
+            by_groups[key] = compose(command, overrides=chosen)
+        node = copy.deepcopy(by_groups[key])
+        ConfigLoaderImpl._apply_overrides_to_config(values, node)
+        return node
 
     def composed(*overrides: str, command: str = "train", folder: Path = REPOSITORY / "conf") -> Any:
         schema = SCHEMAS.get(command, RunConfig)
         store.repo = stores[schema]
         with initialize_config_dir(str(folder), version_base="1.3"):
-            node = compose(command, overrides=prepare_arguments(list(overrides), schema))
+            node = node_of(command, folder, prepare_arguments(list(overrides), schema))
         return to_config(node, schema)
 
     return composed

@@ -23,7 +23,7 @@ from tunelab.data.preparing import prepare_data
 from tunelab.data.prompting import Prompter
 from tunelab.data.records import Message, Role
 from tunelab.data.rendering import decide_template
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, DataError
 from tunelab.escaping import printable
 from tunelab.evaluation.decoding import Decoding
 from tunelab.evaluation.generating import generate, inference
@@ -180,6 +180,15 @@ def test_a_template_file_is_used_where_no_run_names_it(talk, model_folder, tmp_p
         for name in ("chat", str(tmp_path / "own.jinja"))
     ]
     assert shown[0] != shown[1]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [("allpaca", r"^template: expected .*'alpaca'\?; set template="), ("none.jinja", r"^template: .*set template=")],
+)
+def test_a_template_is_called_as_here(talk, model_folder, template: str, said: str):
+    with pytest.raises(DataError, match=said):
+        talk(["hi"], run=None, model=ModelConfig(path=str(model_folder)), template=template)
 
 
 def test_a_second_question_knows_the_first(talk):

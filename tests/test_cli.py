@@ -33,7 +33,7 @@ def run(monkeypatch, capfd, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_of_its_own_says_one_sentence(quiet_environment, tmp_path):
-    command = [sys.executable, "-m", "tunelab", "inspect", "data=file", "data.path=nowhere.jsonl"]
+    command = [sys.executable, "-m", "tunelab", "report", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, env=quiet_environment, cwd=tmp_path, timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")

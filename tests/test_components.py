@@ -115,9 +115,9 @@ def test_a_text_is_no_truth_value(text: str, meant: str):
 
 
 def test_a_value_the_class_refuses_is_quoted(tmp_path):
-    with pytest.raises(ConfigError, match=r"^optim\.optimizer: AdamW refused its arguments: .*betas?"):
+    with pytest.raises(ConfigError, match=r"^optim\.optimizer\.betas: AdamW refused its arguments, found \[2"):
         build({"_target_": "torch.optim.AdamW", "betas": [2.0, 0.9]})
-    with pytest.raises(ConfigError, match=r"^peft: LoraConfig refused its arguments: "):
+    with pytest.raises(ConfigError, match=r"^peft\.layers_pattern: LoraConfig refused its arguments, found 'layers'"):
         build_peft_config({"_target_": "peft.LoraConfig", "layers_pattern": "layers", "target_modules": ["q_proj"]})
     with pytest.raises(ConfigError, match=r"^logger._target_: "):
         build_loggers({"mine": {"_target_": "os.system"}}, tmp_path)

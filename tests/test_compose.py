@@ -108,6 +108,17 @@ def test_arguments_are_prepared_for_hydra(typed: list[str], prepared: list[str])
     assert prepare_arguments(typed, RunConfig) == prepared
 
 
+def test_a_glob_of_a_shell_is_explained():
+    folders = ["outputs/runs/run/a", "outputs/runs/run/b"]
+    with pytest.raises(ConfigError) as caught:
+        prepare_arguments([f"runs={folders[0]}", folders[1], "split=validation"], EvaluateConfig)
+    assert str(caught.value).startswith(f"runs: expected one value, found 2 words ({' '.join(folders)}); set ")
+    assert f"'runs=[{','.join(folders)}]' for a list" in str(caught.value)
+    many = [f"runs/{number}" for number in range(30)]
+    with pytest.raises(ConfigError, match=r"found 30 words \(runs/0 runs/1 …\); set 'runs=\[runs/0,runs/1,…\]'"):
+        prepare_arguments([f"runs={many[0]}", *many[1:]], EvaluateConfig)
+
+
 def test_a_key_of_training_is_unknown_to_evaluation():
     with pytest.raises(ConfigError, match=r"optim\.lr"):
         prepare_arguments(["optim.lr=1"], EvaluateConfig)
@@ -140,6 +151,19 @@ def test_a_damaged_config_of_a_run_is_one_sentence(content: bytes, tmp_path: Pat
             ("model.new_tokens=x",),
             "model.new_tokens: expected a list, found a single value (str)",
         ),
+        (
+            None,
+            ("peft.target_modules=q_proj,v_proj",),
+            "peft.target_modules: expected one value, found several (q_proj,v_proj); set "
+            "'peft.target_modules=[q_proj,v_proj]' for a list, or add -m",
+        ),
+        (None, ("seed=1", "and", "name=x"), "seed: expected one value, found 2 words (1 and); set 'seed=[1,and]'"),
+        (None, ("lora",), "lora: expected key=value, found a word alone; set <key>=lora."),
+        (None, ("peft=lorra",), "found 'lorra'; did you mean 'lora'?"),
+        (None, ("trainer=nowhere",), "trainer: expected one of "),
+        (None, ("model=some/folder",), "found 'some/folder'; set model.path=some/folder for a folder"),
+        (None, ("model=/some/folder",), "found '/some/folder'; set model.path=/some/folder for a folder"),
+        (None, ("data=rows.jsonl",), "found 'rows.jsonl'; set data=file data.path=rows.jsonl for a file."),
     ],
 )
 def test_what_hydra_cannot_read_is_one_sentence(

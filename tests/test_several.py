@@ -239,6 +239,20 @@ def test_an_adapter_for_another_base_is_refused(adapters, settings, model_folder
     assert f"expected an adapter for model.path={model_folder}, found one for 'some/other'" in message
 
 
+def test_a_whole_model_of_another_base_is_refused(adapters, settings, model_folder, tmp_path):
+    other = shutil.copytree(adapters["full"], tmp_path / "other")
+    (other / "export.json").write_text(json.dumps({"base_model": {"path": "some/other"}}))
+    assert refused({"adapter": str(other)}, settings) == (
+        f"adapter: expected a model tuned from model.path={model_folder}, found one from 'some/other' in "
+        f"'{other}'; set model.path=some/other, or other_base=true where the two are the same weights."
+    )
+    evaluate(EvaluateConfig(adapter=str(other), other_base=True, **settings), None, None, [])
+    sizes = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**sizes, "hidden_size": 64}))
+    message = refused({"adapter": str(other), "other_base": True}, settings)
+    assert "whose hidden_size is 32, found 64 in " in message
+
+
 def test_a_model_of_another_template_is_refused(adapters, settings, tmp_path):
     other = tmp_path / "other" / "adapter"
     shutil.copytree(adapters["dora"], other)

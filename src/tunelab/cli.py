@@ -17,6 +17,7 @@ from tunelab.config import (
     ReproduceConfig,
     ReviewConfig,
 )
+from tunelab.explaining import TAKE_A_WORD
 
 
 @command("inspect", InspectConfig)
@@ -114,7 +115,6 @@ COMMANDS: dict[str, tuple[Callable[[], None], str]] = {
     "reproduce": (reproduce, "the runs of a table done again: which of its figures agree"),
 }
 POSITIONAL = {"report": "runs", "reproduce": "runs"}  # command → the key that folders fill which are named without one
-_TAKE_A_WORD = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd")
 
 
 def main() -> None:
@@ -139,7 +139,7 @@ def with_named_folders(words: Sequence[str], key: str | None) -> list[str]:
     folders = [
         word
         for before, word in zip(["", *words], words, strict=False)
-        if key and not word.startswith("-") and before not in _TAKE_A_WORD and ("=" not in word or Path(word).is_dir())
+        if key and not word.startswith("-") and before not in TAKE_A_WORD and ("=" not in word or Path(word).is_dir())
     ]
     if not folders:
         return list(words)

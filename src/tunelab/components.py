@@ -6,7 +6,8 @@ before anything is imported. Nothing else in a configuration can name code.
 
 import importlib
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from tunelab.errors import ConfigError, first_line
@@ -74,4 +75,34 @@ def build_component(node: Mapping[str, Any], slot: str, kind: type[T], *args: An
     except ImportError as error:
         raise ConfigError(f"{slot}: {cls.__name__} needs a package that is missing: {first_line(error)}.") from error
     except Exception as error:  # whatever another package raises for a value that the user set
-        raise ConfigError(f"{slot}: {cls.__name__} refused its arguments: {first_line(error)}.") from error
+        built = (lambda rest: cls(*args, **extra, **rest)) if slot != "logger" else None  # which may write files
+        raise ConfigError(_refused(slot, cls, given, first_line(error), built)) from error
+
+
+def _refused(
+    slot: str, cls: type[Any], given: Mapping[str, Any], reason: str, build: Callable[[Mapping[str, Any]], Any] | None
+) -> str:
+    """One sentence for arguments that a class refuses: with the one it is about, where that can be told, and its own.
+
+    It is the one that `reason` names, or without which the class can be built.
+    """
+    named = [key for key in given if re.search(rf"\b{re.escape(key)}\b", reason)]
+    culprits = named or ([key for key in given if _works(build, given, key)] if build else [])
+    if len(culprits) != 1:
+        keys = ", ".join(f"{slot}.{key}" for key in culprits or given) or f"{slot}._target_"
+        return f"{slot}: {cls.__name__} refused its arguments ({reason}); change or remove {keys}."
+    [key] = culprits
+    usual = inspect.signature(cls).parameters[key].default if key in inspect.signature(cls).parameters else None
+    shown = f"[{','.join(map(str, usual))}]" if isinstance(usual, list | tuple) else usual
+    is_value = usual is not None and usual is not inspect.Parameter.empty
+    return f"{slot}.{key}: {cls.__name__} refused its arguments, found {given[key]!r} ({reason}); set " + (
+        f"'{slot}.{key}={shown}', its own." if is_value else f"{slot}.{key}=<value>, or remove it."
+    )
+
+
+def _works(build: Callable[[Mapping[str, Any]], Any], given: Mapping[str, Any], key: str) -> bool:
+    try:
+        build({name: value for name, value in given.items() if name != key})
+    except Exception:  # whatever another package raises
+        return False
+    return True

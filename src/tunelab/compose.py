@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from tunelab.config import (
     to_plain,
 )
 from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
+from tunelab.explaining import TAKE_A_WORD, explained, refuse_lone_word
 from tunelab.process import interruptible, mend_streams
 from tunelab.shorthand import spelled_out
 from tunelab.suggesting import explain_unknown_key
@@ -205,6 +205,8 @@ def prepare_arguments(arguments: list[str], schema: type[Section]) -> list[str]:
         elif argument.startswith("~") or ("=" in argument and not argument.startswith("-")):
             prepared += spelled_out(_checked(argument, known, open_ended))
             continue
+        elif not argument.startswith("-") and (not index or arguments[index - 1] not in TAKE_A_WORD):
+            refuse_lone_word(arguments, index)
         prepared.append(argument)
     return prepared
 
@@ -230,19 +232,7 @@ def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type"))]
     sentence = " ".join(lines).split(" Config search path:")[0]
-    if typed := re.match(r"LexerNoViableAlt\w*: (.*?)=(.*?) *\^", sentence):
-        name, value = typed.groups()
-        return f"{name}: expected plain letters, found {name}={value}; quote the value: '{name}=\"{value}\"'."
-    if found := re.match(r"(.*): Invalid type assigned: .* EvaluationSetConfig", f"{key or '?'}: {sentence}"):
-        return f"evaluation.sets: there is no set {found[1]!r}; name it: evaluation.sets=[{found[1]}.jsonl]."
-    if re.search(r"field '.*' is not Optional", sentence):
-        return f"{key}: expected a value, found null; set {key}=<value>."
-    if found := re.match(r"Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", sentence):
-        kind = {"Float": "a number", "Integer": "a whole number", "Boolean": "true or false"}[found[2]]
-        return f"{key}: expected {kind}, found {found[1]}; set {key}=<value>."
-    if key and (found := re.match(r"Invalid value assigned: (\w+) is not a ListConfig", sentence)):
-        return f"{key}: expected a list, found a single value ({found[1]}); set '{key}=[<value>]'."
-    return f"{key}: {sentence}" if key and key not in sentence else sentence
+    return explained(key, sentence)
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -67,7 +67,7 @@ def evaluate(
         show(console, tables, found.get("warnings", {}))
         console.print(f"metrics      {target.path / 'summary.json'}", soft_wrap=True)
         if config.pages:
-            review(ReviewConfig(run=str(target.path), split=config.split), ())
+            review(ReviewConfig(run=str(target.path), split=split), ())
         return dict(found["metrics"])
 
 

@@ -4,7 +4,7 @@ from transformers import PreTrainedModel
 
 from tunelab.config import Precision
 from tunelab.model.adapter import CausalLM, attach_adapter, count_parameters, ready_for_adapter, skip_input_casts
-from tunelab.model.covering import coverage, is_all_linear
+from tunelab.model.covering import coverage, is_all_linear, untied_end
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.new_tokens import new_token_ids, train_new_tokens
 from tunelab.model.quantizing import quantization_report
@@ -44,6 +44,9 @@ def attach(session: Session, base: PreTrainedModel) -> CausalLM:
     if covered is not None:
         session.console.print(str(covered))
         session.folder.summary.facts["coverage"] = covered.to_dict()
+    untied = untied_end(model)
+    if untied is not None:
+        session.console.print(untied)
     if not has_plain_head(model):
         session.console.print("the head is adapted: the model projects the supervised positions itself")
     if new_ids:

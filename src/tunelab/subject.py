@@ -21,7 +21,7 @@ from tunelab.model.generation import completion_ends
 from tunelab.model.initializing import changes_the_base, initialization
 from tunelab.model.loading import check_base_model, load_base_model, torch_dtype, tuned_as_base
 from tunelab.model.locating import is_hub_name
-from tunelab.model.matching import check_adapter, check_vocabulary
+from tunelab.model.matching import check_adapter, check_vocabulary, check_whole
 from tunelab.model.new_tokens import require_known_tokens
 from tunelab.model.origin import Origin, origin_of_run, read_origin, require_same_quantization, stored_as
 from tunelab.model.quantizing import FOUR_BITS, check_quantization, stored_method
@@ -98,6 +98,8 @@ def open_subject(
     for place in adapters:
         require_known_tokens(place, len(base_tokenizer))
         check_adapter(place, settled.model, config.other_base)
+    if whole is not None and (named or run is None):
+        check_whole(whole, settled.model, architecture, config.other_base)
     trusted = settled.model.trust_remote_code
     saved = [(place, load_saved_tokenizer(place, trusted)) for place in places if has_tokenizer(place)]
     for place, tokenizer in saved:

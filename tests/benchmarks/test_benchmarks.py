@@ -1,7 +1,6 @@
 """The benchmarks still run: what they measure means nothing here."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.append(str(REPOSITORY / "benchmarks"))  # scripts that import each other, no package
 
 from conftest import make_model, make_tokenizer  # noqa: E402
+from forked_processes import Forked, script  # noqa: E402
 from steps import LORA, ragged_examples  # noqa: E402
 from tunelab_steps import time_steps  # noqa: E402
 
@@ -31,14 +31,11 @@ def test_two_steps_are_timed(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_runs_without_one(quiet_environment: dict[str, str], tmp_path: Path):
+def test_the_gpu_benchmark_runs_without_one(tmp_path: Path):
     arguments = ["--shape", "tiny", "--device", "cpu", "--steps", "1", "--warmup", "1", "--batch-size", "2"]
-    command = [sys.executable, str(REPOSITORY / "benchmarks" / "sft_gpu.py"), *arguments, "--ceiling-size", "64"]
     path = tmp_path / "out.json"
-    done = subprocess.run(
-        [*command, "--methods", "lora", "--out", str(path)],
-        env=quiet_environment, cwd=tmp_path, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    arguments += ["--ceiling-size", "64", "--methods", "lora", "--out", str(path)]
+    code, printed = Forked(tmp_path / "printed", script, "benchmarks/sft_gpu.py", *arguments).ended(240)
+    assert code == 0, printed
     row = json.loads(path.read_text(encoding="utf-8"))["methods"]["lora"]
     assert row["tokens_per_second"] > 0

@@ -2,11 +2,10 @@
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_processes import Forked
 
 from tunelab.data import caching
 from tunelab.data.caching import cache_key, cached, uncached
@@ -106,22 +105,19 @@ def test_the_longest_unused_entries_go(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["key2", "key3", "key4"]
 
 
-RACER = """
-import pathlib, sys, time
-from tunelab.data.caching import cached
-folder = pathlib.Path(sys.argv[1])
-def build(path):
-    with (folder / "builds").open("a") as log:
-        log.write("built\\n")
-    (path / "data").write_bytes(b"x" * 1000)
-    return {"rows": 1}
-print(cached(folder / "cache", "key", build)[1]["rows"])
-"""
+def race(folder: Path) -> None:
+    def build(path: Path) -> dict:
+        with (folder / "builds").open("a") as log:
+            log.write("built\n")
+        (path / "data").write_bytes(b"x" * 1000)
+        return {"rows": 1}
+
+    print(cached(folder / "cache", "key", build)[1]["rows"])
 
 
 def test_of_two_processes_one_builds(tmp_path):
-    racers = [subprocess.Popen([sys.executable, "-c", RACER, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)]
-    assert [racer.communicate()[0] for racer in racers] == [b"1\n", b"1\n"]
+    racers = [Forked(tmp_path / f"said-{number}", race, tmp_path) for number in range(2)]
+    assert [racer.ended() for racer in racers] == [(0, "1\n"), (0, "1\n")]
     assert (tmp_path / "builds").read_text() == "built\n"
 
 

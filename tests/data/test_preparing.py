@@ -3,11 +3,10 @@
 import hashlib
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_processes import Forked
 from rich.console import Console
 from tiny_tokenizers import CHATML, REWRITING, byte_level
 
@@ -394,27 +393,18 @@ def test_missing_test_file_names_its_key(write, prepare):
         prepare(DataConfig(path=write(pairs(3)), test_path="nowhere.jsonl"))
 
 
-TWO_AT_ONCE = """
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[3:]
-from tiny_tokenizers import CHATML, byte_level
-from tunelab.config import DataConfig
-from tunelab.data.preparing import prepare_data
-prepared = prepare_data(DataConfig(path=sys.argv[1]), byte_level(chat_template=CHATML), Path(sys.argv[2]))
-print(len(prepared.train), prepared.report.preparation_seconds)
-"""
+def prepare_and_say(path: str, cache: Path) -> None:
+    prepared = prepare_data(DataConfig(path=path), chatml(), cache)
+    print(len(prepared.train), prepared.report.preparation_seconds)
 
 
 @pytest.mark.slow
 def test_two_processes_share_one_build(write, tmp_path):
-    arguments = [write(pairs(300)), str(tmp_path / "cache"), str(Path(__file__).parent)]
-    both = [
-        subprocess.Popen([sys.executable, "-c", TWO_AT_ONCE, *arguments], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate()[0] for process in both]
-    assert said[0] == said[1] != ""  # the very time that the one build took
+    arguments = (prepare_and_say, write(pairs(300)), tmp_path / "cache")
+    both = [Forked(tmp_path / f"said-{number}", *arguments) for number in range(2)]
+    said = [process.ended() for process in both]
+    assert said[0] == said[1]  # the very time that the one build took
+    assert said[0][0] == 0
 
 
 def test_an_entry_of_dataset_info_is_part_of_the_key(write, prepare, builds, tmp_path):

@@ -112,6 +112,11 @@ def test_tasks_that_cannot_be_loaded(folder, tmp_path, monkeypatch):
         loaded(tokenizer, tasks="wrong", **own)
     with pytest.raises(ConfigError, match="found 'unsafe', which runs what the model writes"):
         loaded(tokenizer, tasks="unsafe", **own)
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "sums.yaml").write_text("task: [sums")
+    with pytest.raises(ConfigError, match=r"^harness\.include: expected YAML in '.*sums\.yaml', found a damaged"):
+        loaded(tokenizer, tasks="sums", include=str(damaged))
     with pytest.raises(ConfigError, match=r"harness\.include: expected a folder with task files"):
         loaded(tokenizer, tasks="zero", include=str(tmp_path / "nowhere"))
 

@@ -14,6 +14,7 @@ from tunelab.evaluation.metrics import REGISTRY, Answer, check_metrics, chosen_m
 from tunelab.evaluation.metrics.matching import final_number, normalise_answer
 from tunelab.evaluation.metrics.translation import bleu_value
 from tunelab.evaluation.scores import estimates, score_answers
+from tunelab.evaluation.statistics import wilson_interval
 
 PROSE = [
     ("the cat sat on the mat", "The cat sat on a mat."),
@@ -177,6 +178,29 @@ def test_field_f1_by_hand():
         "field_f1": (2 * 2 / (4 + 4), 3), "field_f1/a": (2 * 2 / (2 + 3), 3), "field_f1/b": (0, 3),
         "json_valid": (pytest.approx(2 / 3), 3),
     }  # fmt: skip
+    assert found["field_f1/b"].interval == wilson_interval(0, 3)  # no draw of these differs
+
+
+def test_without_spaces_each_character_is_a_word():
+    f1, jaccard = REGISTRY["token_f1"].sums, REGISTRY["jaccard"].sums
+    assert f1(Answer("东京是日本的首都。", "日本的首都是东京")) == (1.0, 1.0)
+    assert f1(Answer("北京", "东京")) == (0.5, 1.0)
+    assert f1(Answer("東京タワー 333 m", "東京タワー 332 m")) == (pytest.approx(2 * 6 / 14), 1.0)
+    assert jaccard(Answer("北京", "东京")) == (pytest.approx(1 / 3), 1.0)
+    assert f1(Answer("The tower", "a tower")) == (1.0, 1.0)
+    assert REGISTRY["bleu"].sums(Answer("北京", "东京")) is None
+    assert REGISTRY["bleu"].sums(Answer("北京", "Tokyo 东")) is not None
+    named = [each.name for each in chosen_metrics(EvaluationConfig(), ["日本的首都是东京是日本的首都"])]
+    assert {"token_f1", "chrf"} <= set(named)
+
+
+def test_where_all_are_right_an_interval_has_a_width():
+    right = [Answer(f'{{"a": {n}}}', f'{{"a": {n}}}') for n in range(40)]
+    found = estimates(score_answers([REGISTRY[name] for name in ("field_f1", "token_f1", "json_valid")], right))
+    assert {each.interval for each in found.values()} == {wilson_interval(40, 40)}
+    mixed = [*right, Answer('{"a": 1}', '{"a": 2}')]
+    low, high = estimates(score_answers([REGISTRY["field_f1"]], mixed))["field_f1"].interval or (0, 0)
+    assert 0 < low < high == 1
 
 
 def test_what_does_not_apply_is_absent():

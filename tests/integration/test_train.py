@@ -3,10 +3,10 @@
 import csv
 import json
 import math
+import os
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from forked_processes import Forked, script
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -27,6 +28,7 @@ from tunelab.errors import ConfigError, ModelError, TunelabError
 from tunelab.evaluate import evaluate
 from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder, open_run_folder
+from tunelab.training.figures import MetricsWriter
 from tunelab.training.objective import SftObjective
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -474,26 +476,20 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "passed over" in (tmp_path / "run.log").read_text(encoding="utf-8")
 
 
-def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    command = [sys.executable, *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, cwd=REPOSITORY, **pipes)
+def train_and_signal(number: int, *arguments: str) -> None:
+    """train.py with one change: after writing the figures of step 5 it signals itself.
 
+    Sent from outside, the signal would come at another moment each time, or after the end.
+    """
+    write = MetricsWriter._write
 
-# What a child process runs: train.py, with one change: after writing the figures of step 5 it signals itself. Sent from
-# outside, the signal would come at another moment each time, or after the end.
-SIGNALLED = """
-import os, runpy, sys
-from tunelab.training.figures import MetricsWriter
-number, sys.argv = int(sys.argv[1]), sys.argv[2:]
-write = MetricsWriter._write
-def write_and_signal(self, trainer, metrics):
-    write(self, trainer, metrics)
-    if trainer.global_step == 5:
-        os.kill(os.getpid(), number)
-MetricsWriter._write = write_and_signal
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+    def write_and_signal(self: MetricsWriter, trainer: Any, metrics: Any) -> None:
+        write(self, trainer, metrics)
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), number)
+
+    MetricsWriter._write = write_and_signal
+    script("train.py", *arguments)
 
 
 LONG = ("trainer.max_steps=12", "trainer.val_every_steps=12", "trainer.checkpoint_every_steps=2")
@@ -501,46 +497,35 @@ LONG = ("trainer.max_steps=12", "trainer.val_every_steps=12", "trainer.checkpoin
 
 @pytest.fixture(scope="module")
 def long_reference(run: Runner) -> RunFolder:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the child processes
-    try:
-        return run(*LONG)
-    finally:
-        torch.set_num_threads(threads)
+    return run(*LONG)
 
 
 @pytest.fixture(scope="module")
 def stopped(
-    tiny_overrides: list[str], quiet_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[signal.Signals, tuple[RunFolder, int, str]]:
+    tiny_overrides: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[signal.Signals, tuple[RunFolder, int | None, str]]:
     """Two processes, each ended by its signal after the fifth step: folder, exit code and output."""
     started = {}
-    for number in (signal.SIGTERM, signal.SIGKILL):  # side by side: most of their time is importing
+    for number in (signal.SIGTERM, signal.SIGKILL):
         output_dir = tmp_path_factory.mktemp(number.name)
-        script = [str(REPOSITORY / "train.py"), *tiny_overrides, *LONG, f"output_dir={output_dir}"]
-        started[number] = (output_dir, start(["-c", SIGNALLED, str(int(number)), *script], quiet_environment))
+        arguments = (int(number), *tiny_overrides, *LONG, f"output_dir={output_dir}")
+        started[number] = (output_dir, Forked(output_dir / "printed", train_and_signal, *arguments))
     results = {}
     for number, (output_dir, process) in started.items():
-        output = process.communicate(timeout=120)[0]
+        code, output = process.ended()
         [path] = output_dir.glob("runs/run/*")
-        results[number] = (open_run_folder(str(path)), process.returncode, output)
+        results[number] = (open_run_folder(str(path)), code, output)
     return results
 
 
 def resume_here(folder: RunFolder) -> None:
-    """Resume in this process, on one thread like the process before it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        fine_tune(load_config(folder.path / "config.yaml"), folder, (), resuming=True)
-    finally:
-        torch.set_num_threads(threads)
+    fine_tune(load_config(folder.path / "config.yaml"), folder, (), resuming=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_was_stopped_is_resumed_to_the_same_bits(
-    number: signal.Signals, stopped: dict[signal.Signals, tuple[RunFolder, int, str]], long_reference: RunFolder
+    number: signal.Signals, stopped: dict[signal.Signals, tuple[RunFolder, int | None, str]], long_reference: RunFolder
 ):
     folder, code, output = stopped[number]
     if number == signal.SIGTERM:
@@ -609,31 +594,30 @@ def test_train_py_refuses_another_configuration_on_resume(train_py, tmp_path: Pa
     assert capsys.readouterr().err.startswith("error: optim.lr: a resumed run keeps the configuration")
 
 
-# --- two processes ---------------------------------------------------------------------------------------------------
+# --- several processes, which the sweeps start in earnest -------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(tiny_overrides, quiet_environment, reference: RunFolder, tmp_path: Path):
-    arguments = [str(REPOSITORY / "train.py"), *tiny_overrides, "trainer.devices=2", "trainer.accelerator=cpu"]
-    # Answers are scored in the first process; early stopping needs the figure in both, or they wait for each other.
-    arguments += ["evaluation.generate=true", "evaluation.max_new_tokens=2", "trainer.score_every_validations=1"]
-    arguments += ["trainer.num_scored_examples=4", "trainer.monitor=val/exact_match"]
-    arguments += ["trainer.early_stopping_patience=9"]
-    process = start([*arguments, f"output_dir={tmp_path}"], quiet_environment)
-    output = process.communicate(timeout=240)[0]
-    assert process.returncode == 0, output
-    [path] = (tmp_path / "runs" / "run").iterdir()
-    folder = RunFolder(path)
-    assert_close(folder, reference)
-    assert [step for step, _ in losses(folder)] == [1, 2, 3, 4, 5, 6]
-    for (_, found), (_, expected) in zip(losses(folder), losses(reference), strict=True):
-        assert found == pytest.approx(expected, rel=1e-4)
-    assert folder.read_summary()["metrics"]["test/loss"] == pytest.approx(
-        reference.read_summary()["metrics"]["test/loss"], rel=1e-4
-    )
-    assert output.count("run folder  ") == 1  # one process speaks
-    assert [line["step"] for line in lines(folder) if "val/exact_match" in line] == [3, 6]
-    assert folder.read_summary()["best"] == {"metric": "val/exact_match", "value": 0.0, "step": 6}
+@pytest.mark.parametrize(("code", "said"), [(0, ""), (1, "error: why it failed"), (143, "stopped by SIGTERM")])
+def test_train_py_starts_several_processes_and_ends_as_they_do(
+    code: int, said: str, train_py, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    launched: list[tuple[Any, ...]] = []
+
+    def launch(module: str, arguments: list[str], num_processes: int, on_cpu: bool) -> int:
+        launched.append((module, arguments[1:], num_processes, on_cpu))
+        RunFolder(Path(arguments[0])).write_json("summary.json", {"status": "failed", "reason": "why it failed"})
+        return code
+
+    monkeypatch.setattr(worker, "launch", launch)
+    typed = [f"output_dir={tmp_path}", "trainer.devices=2", "trainer.accelerator=cpu"]
+    if code:
+        with pytest.raises(SystemExit) as ended:
+            train_py(*typed)
+        assert ended.value.code == code
+    else:
+        train_py(*typed)
+    assert launched == [("tunelab.worker", ["start", *typed], 2, True)]
+    assert capsys.readouterr().err.startswith(said)
 
 
 @pytest.mark.parametrize("typed", ["name=mine", "seed=1", "output_dir=somewhere"])

@@ -122,6 +122,14 @@ def test_an_unknown_module_lists_those_there_are(base):
             {"trainable_token_indices": [3, 10**6]},
             r"^peft\.trainable_token_indices: expected ids of tokens from 0 to \d+, found 1000000; set",
         ),
+        (
+            {"target_modules": []},
+            r"^peft\.target_modules: expected modules .* none named; .*\(there are down_proj",
+        ),
+        (
+            {"exclude_modules": ".*"},
+            r"^peft\.exclude_modules: expected modules that are left .* excluded by '\.\*'; exclude fewer, or leave",
+        ),
     ],
 )
 def test_modules_are_found_before_the_weights(options: dict, said: str, model_folder: Path):
@@ -134,6 +142,13 @@ def test_modules_are_found_before_the_weights(options: dict, said: str, model_fo
         check_modules(None, 3, base)
     with pytest.raises(ModelError, match=said):
         check_modules(build_peft_config({**LORA, **options}), None, base)
+
+
+def test_sizes_that_do_not_fit_are_found_before_the_weights(model_folder: Path):
+    base, node = ModelConfig(path=str(model_folder)), {"_target_": "peft.BOFTConfig", "target_modules": ["q_proj"]}
+    check_modules(build_peft_config({**node, "boft_block_size": 8}), None, base)
+    with pytest.raises(ModelError, match=r"^peft\.boft_block_size: .*, found 7 \(in_features \(32\) must .*; set peft"):
+        check_modules(build_peft_config({**node, "boft_block_size": 7}), None, base)
 
 
 def test_no_target_means_no_adapter():

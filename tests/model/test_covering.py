@@ -1,5 +1,6 @@
 """What an adapter is put on: experts in one tensor, towers beside the text model, layers of quantising packages."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,12 @@ import pytest
 import torch
 from families import miniature, save_miniature
 from peft import PeftModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tunelab.config import ModelConfig
 from tunelab.errors import ConfigError, ModelError
 from tunelab.model.adapter import Start, attach_adapter, base_of, build_peft_config, count_parameters, load_adapter
-from tunelab.model.covering import Coverage, coverage, fitted, linear_paths, outside_text
+from tunelab.model.covering import Coverage, coverage, fitted, linear_paths, outside_text, untied_end
 from tunelab.model.initializing import check_started_layers
 from tunelab.model.loading import load_base_model
 from tunelab.model.matching import check_adapter
@@ -143,6 +145,29 @@ def test_without_usual_modules_those_there_are_are_named(name: str, node: dict, 
     base = ModelConfig(path=str(save_miniature(name, tmp_path)))
     with pytest.raises(ModelError, match=said):
         check_modules(build_peft_config(node), None, base)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"target_modules": ["q_proj", "lm_head"]}, "on the head alone"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, "on the embeddings alone"),
+        ({"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, None),
+        ({"target_modules": ["q_proj"]}, None),
+    ],
+)
+def test_one_end_of_two_that_are_one_is_said(options: dict, said: str | None):
+    tied = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            tie_word_embeddings=True, pad_token_id=0,
+        )
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*tie_word_embeddings")
+        found = untied_end(attach_adapter(tied, build_peft_config({**LORA, **options}), seed=0))
+    assert (said is None and found is None) or (said is not None and said in str(found))
+    assert untied_end(tied) is None
 
 
 def test_all_linear_leaves_what_mamba_reads_past_an_adapter():

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,7 +47,7 @@ CONF = Path(__file__).resolve().parents[2] / "conf" / "peft"
 METHODS = sorted(path.stem for path in CONF.glob("*.yaml"))
 PROMPT_METHODS = ("cartridge", "p_tuning", "prefix_tuning", "prompt_tuning")  # virtual tokens have their own tests
 CPU = torch.device("cpu")
-NUM_STEPS = 30
+NUM_STEPS = 20
 NUM_LAYERS = 2  # of the embedded model's four: a method does the same in each
 
 # Types of PEFT's list without a YAML of their own here, and why.
@@ -85,7 +86,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base.model.layers = base.model.layers[:NUM_LAYERS]
     base.config.num_hidden_layers = NUM_LAYERS
     base.save_pretrained(folder)
-    load_tokenizer(ModelConfig(path="embedded:tiny")).save_pretrained(folder)
+    tokenizer_of().save_pretrained(folder)
     return folder
 
 
@@ -105,14 +106,20 @@ def test_every_yaml_says_what_it_is():
         assert any(year in first for year in map(str, range(2019, 2027))) or name in ("none", "last_layers"), name
 
 
-def examples() -> list[TokenizedExample]:
+@cache
+def tokenizer_of(path: str = "embedded:tiny"):
+    return load_tokenizer(ModelConfig(path=path))
+
+
+@cache
+def examples() -> tuple[TokenizedExample, ...]:
     """The ends of two tickets, cut short."""
-    tokenizer = load_tokenizer(ModelConfig(path="embedded:tiny"))
+    tokenizer = tokenizer_of()
     text = Path(locate("embedded:tickets/train.jsonl")).read_text(encoding="utf-8")
-    rows = [json.loads(line)["messages"] for line in text.splitlines()[:40]]
+    rows = [json.loads(line)["messages"] for line in text.splitlines()[:2]]
     ids = [tokenizer.apply_chat_template(row, return_dict=True)["input_ids"] for row in rows]
     chosen = [torch.tensor(ids[0][-24:]), torch.tensor(ids[1][-20:])]
-    return [TokenizedExample(each, torch.arange(len(each)) >= 1, "") for each in chosen]
+    return tuple(TokenizedExample(each, torch.arange(len(each)) >= 1, "") for each in chosen)
 
 
 def padded(rows: Sequence[TokenizedExample]) -> MicroBatch:
@@ -187,7 +194,7 @@ def test_a_method_trains_exports_and_loads(name: str, nodes, base_folder: Path, 
     plain = as_plain_lora(model)
     assert plain == changes_the_base(config)
     folder = tmp_path / "adapter"
-    export_model(model, load_tokenizer(ModelConfig(path=path)), path, folder)
+    export_model(model, tokenizer_of(path), path, folder)
     exact = not plain and name != "adalora"
     if config is None:
         assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), batch), after)
@@ -426,7 +433,7 @@ def test_float32_modules_do_not_compute_among_half_types(keys: list[str], tiny_c
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "adapter"
     model = new_model({**LORA, "r": 4, "init_lora_weights": False}, Quantization.none, [])
-    export_model(model, load_tokenizer(ModelConfig(path="embedded:tiny")), locate("embedded:tiny"), folder)
+    export_model(model, tokenizer_of(), locate("embedded:tiny"), folder)
     return folder
 
 

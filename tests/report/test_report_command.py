@@ -118,6 +118,14 @@ def test_a_sweep_becomes_a_folder_of_files(run, sweep):
     assert not (folder / "figures").exists()
 
 
+@pytest.mark.parametrize(("num_seeds", "is_said"), [(2, True), (3, False)])
+def test_two_seeds_are_called_few(num_seeds: int, is_said: bool, tmp_path):
+    for rate in (1e-3, 1e-4):
+        for seed in range(num_seeds):
+            write_small(tmp_path / f"{rate}-{seed}", seed, config={"optim.lr": rate}, typed={"optim.lr": rate})
+    assert any(text.startswith("Two seeds: a test over them rests on two") for text in flags(tmp_path)) == is_said
+
+
 def test_folders_are_named_without_a_key(run, sweep, tmp_path):
     done = run(sweep / "lora,lr=0.0001,1", sweep / "lora,lr=0.001,1", "to=both", "figures=false")
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from tunelab import cli
 from tunelab.config import JudgeConfig
 from tunelab.errors import ConfigError, DataError, TunelabError
-from tunelab.review.judge import Judgement, judge, verdict_of_both
+from tunelab.review.judge import Judged, Judgement, judge, summarise, verdict_of_both
 from tunelab.review.judge_prompts import Reply, read_reply
 
 
@@ -150,6 +150,15 @@ def test_a_judge_that_never_decides_gives_no_win_rate(server, tmp_path, capsys):
     assert (found(tmp_path)["num_unreadable"], found(tmp_path)["num_alike"]) == (1, 1)
     assert found(tmp_path)["preference"] is None  # ties of examples that nobody was asked about would be 50 %
     assert "no example was judged" in capsys.readouterr().out
+
+
+def test_as_many_alike_count_as_belong_to_what_was_judged():
+    verdicts = [Judgement.WIN, Judgement.WIN, Judgement.UNJUDGED, Judgement.UNJUDGED]
+    judged = [Judged(str(n), each, (Reply.NONE, Reply.NONE), False, 0) for n, each in enumerate(verdicts)]
+    report = summarise(judged, ("a", "b"), "judge", num_examples=10)
+    assert report.num_alike == 6
+    assert report.preference is not None
+    assert (report.preference.num_wins, report.preference.num_ties) == (2, 3)  # half of the four, so half of the six
 
 
 def test_replies_without_a_verdict_and_refusals_are_left_out(server, tmp_path):

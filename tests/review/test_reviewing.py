@@ -316,6 +316,30 @@ def test_models_of_one_name_keep_apart(predictions, tmp_path):
     assert len(set(models)) == 5
 
 
+def test_examples_that_only_some_completed_are_counted(predictions, tmp_path, capsys):
+    kept = predictions.read_text().splitlines()[3:]  # without base and tuned of the first, and base of the second
+    (tmp_path / "fewer.jsonl").write_text("\n".join(each.replace('"tuned"', '"other"') for each in kept))
+    config = ReviewConfig(predictions=[str(predictions), str(tmp_path / "fewer.jsonl")], models=["base", "other"])
+    review(config, ())
+    assert "left out     1 of 20 examples: not all of base, other completed them" in capsys.readouterr().out
+    review(ReviewConfig(predictions=config.predictions, models=["base", "tuned"]), ())
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_predictions_of_an_extra_set_are_found_by_its_name(predictions, tmp_path, capsys):
+    predictions.rename(predictions.with_name("predictions-safety.jsonl"))
+    review(ReviewConfig(run=str(predictions.parent), split="safety"), ())
+    assert "comparison.html" in capsys.readouterr().out
+    with pytest.raises(DataError, match=r"^split: expected one of safety, whose .*, found 'test'; set split=safety\.$"):
+        review(ReviewConfig(run=str(predictions.parent)), ())
+
+
+def test_a_line_that_is_nested_too_deep_is_one_sentence(tmp_path):
+    (tmp_path / "predictions.jsonl").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"predictions\.jsonl:1: expected a JSON object"):
+        review(ReviewConfig(run=str(tmp_path)), ())
+
+
 def test_sheets_that_came_back_under_one_name_are_two_raters(predictions, tmp_path):
     key, _ = make_sheet(*read_predictions([predictions]), 100, seed=1)
     paths = [tmp_path / name / "sheet.csv" for name in ("ann", "bob")]

@@ -63,6 +63,10 @@ def adapter_of(folder: Path) -> bytes:
     return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def steps_done(folder: Path) -> int:
     """Lines of metrics so far."""
     metrics = folder / "metrics.jsonl"

@@ -11,8 +11,9 @@ import pytest
 import sweeping_runs
 import torch
 from safetensors.torch import load_file
-from sweeping_runs import adapter_of, jobs_of, kill_job, once, signal_self, steps_done, summary_of, until
+from sweeping_runs import adapter_of, jobs_of, kill_job, metrics_of, once, signal_self, steps_done, summary_of, until
 
+from tunelab.config import RunConfig, mark_read
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
 from tunelab.run import RunFolder
@@ -25,18 +26,23 @@ ONE_AT_A_TIME = ("sweep.workers=1", "sweep.name=mine")
 LONG = ("trainer.max_steps=2000", "trainer.val_every_steps=2000", "trainer.checkpoint_every_steps=5")
 
 
+def alone(config: RunConfig, place: Path) -> Path:
+    """The folder of a single run in this process."""
+    folder = RunFolder(place / "alone")
+    folder.path.mkdir()
+    mark_read(config, "output_dir", "resume", "name")
+    fine_tune(config, folder, [])
+    return folder.path
+
+
 def test_a_job_is_the_run_of_its_configuration_bit_for_bit(sweep, tiny_config, tmp_path: Path):
     done = sweep("peft.r=2,4", "seed=1")
     assert done.returncode == 0, done.stderr
     jobs = jobs_of(tmp_path)
     assert [folder.name.rpartition("_")[0] for folder in jobs.values()] == ["r-2", "r-4"]
-    alone = RunFolder(tmp_path / "alone")
-    alone.path.mkdir()
-    config = tiny_config("peft.r=4", "seed=1")
-    _ = config.output_dir, config.resume, config.name
-    fine_tune(config, alone, ["peft.r=4", "seed=1"])
-    assert adapter_of(jobs["4"]) == adapter_of(alone.path) != adapter_of(jobs["2"])
-    assert summary_of(jobs["4"])["metrics"] == alone.read_summary()["metrics"]
+    single = alone(tiny_config("peft.r=4", "seed=1"), tmp_path)
+    assert adapter_of(jobs["4"]) == adapter_of(single) != adapter_of(jobs["2"])
+    assert summary_of(jobs["4"])["metrics"] == summary_of(single)["metrics"]
     log = (jobs["4"] / "run.log").read_text()
     assert log.count("optimizer steps of") == 1  # once, though its terminal is the log too
     assert "finished: r=4" in done.stdout
@@ -57,30 +63,29 @@ def test_the_same_command_runs_what_is_missing(sweep, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_killed_job_is_a_result_and_goes_on_from_its_checkpoint(sweep, tmp_path: Path):
+def test_a_killed_job_is_a_result_and_goes_on_from_its_checkpoint(sweep, tiny_config, tmp_path: Path):
     mine = tmp_path / "outputs" / "sweeps" / "mine"
-    killer = once(lambda: any(steps_done(each) > 12 for each in mine.glob("seed-1*")), lambda: kill_job(signal.SIGKILL))
-    steps = ("trainer.max_steps=60", "trainer.val_every_steps=60", "trainer.checkpoint_every_steps=5")
-    done = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    killer = once(lambda: any(steps_done(each) > 12 for each in mine.glob("*-40_*")), lambda: kill_job(signal.SIGKILL))
+    steps = ("trainer.val_every_steps=60", "trainer.checkpoint_every_steps=5")
+    swept = ("trainer.max_steps=40,2", *steps)
+    done = sweep(*ONE_AT_A_TIME, *swept)
     killer.join()
     assert done.returncode == 1
     assert "1 of 2 jobs did not finish" in done.stderr
-    assert "seed=1" in done.stderr
+    assert "trainer.max_steps=40" in done.stderr
     jobs = jobs_of(tmp_path)
-    killed = summary_of(jobs["1"])
+    killed = summary_of(jobs["40"])
     assert (killed["status"], killed["exit_code"]) == ("failed", -signal.SIGKILL)
     assert "SIGKILL" in killed["reason"]
     assert summary_of(jobs["2"])["status"] == "finished"
-    kept = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2", "sweep.rerun=none")
+    kept = sweep(*ONE_AT_A_TIME, *swept, "sweep.rerun=none")
     assert kept.returncode == 1
     assert "0 to run" in kept.stdout
-    again = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    again = sweep(*ONE_AT_A_TIME, *swept)
     assert again.returncode == 0, again.stderr
-    assert "resuming from" in (jobs["1"] / "run.log").read_text()
-    whole = sweep("sweep.name=whole", *steps, "seed=1,3")
-    assert whole.returncode == 0
-    [uninterrupted] = (tmp_path / "outputs" / "sweeps" / "whole").glob("seed-1*")
-    assert adapter_of(jobs["1"]) == adapter_of(uninterrupted)
+    assert "resuming from" in (jobs["40"] / "run.log").read_text()
+    uninterrupted = alone(tiny_config("trainer.max_steps=40", *steps), tmp_path)
+    assert adapter_of(jobs["40"]) == adapter_of(uninterrupted)
 
 
 def test_a_job_that_fails_does_not_stop_the_others(sweep, tmp_path: Path):
@@ -94,24 +99,24 @@ def test_a_job_that_fails_does_not_stop_the_others(sweep, tmp_path: Path):
 
 
 def test_a_silent_job_is_killed(sweep, tmp_path: Path):
-    done = sweep(*ONE_AT_A_TIME, "sweep.job_timeout=1", *LONG, "trainer.log_every_steps=2000", "seed=1,2",
+    done = sweep(*ONE_AT_A_TIME, "sweep.job_timeout=1", *LONG, "trainer.log_every_steps=2000", "seed=1,1",
                  "trainer.checkpoint_every_steps=2000")  # fmt: skip
     assert done.returncode == 1
-    for folder in jobs_of(tmp_path).values():
-        assert "1 seconds without output (sweep.job_timeout)" in summary_of(folder)["reason"]
+    [folder] = jobs_of(tmp_path).values()
+    assert "1 seconds without output (sweep.job_timeout)" in summary_of(folder)["reason"]
 
 
 def test_a_signal_stops_the_sweep_in_order_and_the_command_goes_on(sweep, tmp_path: Path):
     mine = tmp_path / "outputs" / "sweeps" / "mine"
-    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), lambda: signal_self(signal.SIGTERM))
-    steps = ("trainer.max_steps=100", "trainer.val_every_steps=100")
-    done = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("*-40_*")), lambda: signal_self(signal.SIGTERM))
+    steps = ("trainer.max_steps=40,2", "trainer.val_every_steps=40")
+    done = sweep(*ONE_AT_A_TIME, *steps)
     assert done.returncode == 128 + signal.SIGTERM
     assert "the same command goes on" in done.stderr
-    [stopped] = mine.glob("seed-1*")
+    [stopped] = mine.glob("*-40_*")
     assert summary_of(stopped)["status"] == "interrupted"
-    assert list(mine.glob("seed-2*")) == []
-    again = sweep(*ONE_AT_A_TIME, *steps, "seed=1,2")
+    assert list(mine.glob("*-2_*")) == []
+    again = sweep(*ONE_AT_A_TIME, *steps)
     assert again.returncode == 0, again.stderr
     assert "2 to run" in again.stdout
     assert summary_of(stopped)["status"] == "finished"
@@ -142,7 +147,8 @@ def test_a_second_signal_stops_at_once(sweep, tmp_path: Path, monkeypatch):
 
 
 def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
-    assert sweep(*ONE_AT_A_TIME, "seed=1,2").returncode == 0
+    steps = ("trainer.max_steps=2", "seed=1,2")
+    assert sweep(*ONE_AT_A_TIME, *steps).returncode == 0
     first, second = jobs_of(tmp_path).values()
     log, summary = (first / "run.log").read_text(), summary_of(first)
     for folder in (first, second):
@@ -159,7 +165,7 @@ def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
     other = threading.Thread(target=other_sweep)
     other.start()
     claimed.wait()
-    done = sweep(*ONE_AT_A_TIME, "seed=1,2")
+    done = sweep(*ONE_AT_A_TIME, *steps)
     other.join()
     assert done.returncode == 0
     assert "2 to run" in done.stdout
@@ -167,30 +173,31 @@ def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_several_devices_in_a_job_give_the_adapter_of_one(sweep, tmp_path: Path):
-    two = ("trainer.devices=2", "trainer.accelerator=cpu", "sweep.name=two")
-    done = sweep(*two, "seed=1,2")
-    assert done.returncode == 0, done.stderr
-    alone = sweep("sweep.name=one", "seed=1,2")
-    assert alone.returncode == 0
-    folders = tmp_path / "outputs" / "sweeps"
-    for seed in (1, 2):
-        [first], [second] = (list((folders / name).glob(f"seed-{seed}*")) for name in ("two", "one"))
-        mine, other = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (first, second))
-        assert mine.keys() == other.keys()
-        for name in mine:
-            torch.testing.assert_close(mine[name], other[name], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.slow
-def test_a_killed_job_leaves_no_process_behind(sweep, tmp_path: Path):
+def test_two_devices_give_the_run_of_one_and_a_killed_job_leaves_no_process(sweep, tiny_config, tmp_path: Path):
+    """One sweep for both: to start a job on several devices is to import everything in each of its processes."""
     mine = tmp_path / "outputs" / "sweeps" / "mine"
-    once(lambda: any(steps_done(each) > 3 for each in mine.glob("seed-1*")), lambda: kill_job(signal.SIGKILL), 120)
-    done = sweep(
-        "sweep.name=mine", "sweep.workers=1", *LONG, "trainer.devices=2", "trainer.accelerator=cpu", "seed=1,1"
-    )
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("*-2000_*")), lambda: kill_job(signal.SIGKILL), 120)
+    # Answers are scored in the first process; early stopping needs the figure in both, or they wait for each other.
+    scored = ("evaluation.generate=true", "evaluation.max_new_tokens=2", "trainer.score_every_validations=1")
+    scored += ("trainer.num_scored_examples=4", "trainer.monitor=val/exact_match")
+    scored += ("trainer.early_stopping_patience=900",)
+    two = ("trainer.devices=2", "trainer.accelerator=cpu")
+    done = sweep(*ONE_AT_A_TIME, *two, *scored, "trainer.max_steps=6,2000")
     assert done.returncode == 1
-    [killed] = mine.glob("seed-1*")
+    finished, killed = jobs_of(tmp_path).values()
+    expected = alone(tiny_config(*scored), tmp_path)
+    ours, other = (load_file(each / "adapter" / "adapter_model.safetensors") for each in (finished, expected))
+    assert ours.keys() == other.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], other[name], rtol=1e-4, atol=1e-4)
+    found, wanted = ([line for line in metrics_of(each) if "train/loss" in line] for each in (finished, expected))
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+    assert [line["train/loss"] for line in found] == pytest.approx([line["train/loss"] for line in wanted], rel=1e-4)
+    summary = summary_of(finished)
+    assert summary["metrics"]["test/loss"] == pytest.approx(summary_of(expected)["metrics"]["test/loss"], rel=1e-4)
+    assert summary["best"] == summary_of(expected)["best"] == {"metric": "val/exact_match", "value": 0.0, "step": 6}
+    assert [line["step"] for line in metrics_of(finished) if "val/exact_match" in line] == [3, 6]
+    assert (finished / "run.log").read_text().count("optimizer steps of") == 1  # one process speaks
     assert "SIGKILL" in summary_of(killed)["reason"]
     with held(killed / ".lock", timeout=10) as free:
         assert free
@@ -198,19 +205,15 @@ def test_a_killed_job_leaves_no_process_behind(sweep, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_sweep_in_a_shell_gives_the_bits_of_single_runs(
-    tiny_overrides: list[str], quiet_environment: dict[str, str], tmp_path: Path
+    tiny_overrides: list[str], tiny_config, quiet_environment: dict[str, str], tmp_path: Path
 ):
-    train = [sys.executable, str(REPOSITORY / "train.py")]
-    usual = [*tiny_overrides, "evaluation.base=true", "peft.r=2"]
-
-    def call(*arguments: str) -> None:
-        subprocess.run([*train, *arguments], check=True, env=quiet_environment, cwd=tmp_path, timeout=300)
-
-    call("-m", *usual, "peft=lora,dora", "seed=1,2", "sweep.workers=2")
-    call(*usual, "peft=dora", "seed=2")
-    [alone] = (tmp_path / "outputs" / "runs" / "run").iterdir()
+    more = ["evaluation.base=true", "peft.r=2"]
+    command = [sys.executable, str(REPOSITORY / "train.py"), "-m", *tiny_overrides, *more, "peft=lora,dora", "seed=1,2"]
+    environment = quiet_environment | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run([*command, "sweep.workers=2"], check=True, env=environment, cwd=tmp_path, timeout=300)
     jobs = jobs_of(tmp_path)
     assert len(jobs) == 4
-    assert adapter_of(jobs["dora 2"]) == adapter_of(alone)
-    assert summary_of(jobs["dora 2"])["metrics"] == summary_of(alone)["metrics"]
+    single = alone(tiny_config(*more, "peft=dora", "seed=2"), tmp_path)
+    assert adapter_of(jobs["dora 2"]) == adapter_of(single)
+    assert summary_of(jobs["dora 2"])["metrics"] == summary_of(single)["metrics"]
     assert sum("base_measured_by" in summary_of(each) for each in jobs.values()) == 3

@@ -356,10 +356,22 @@ def check(config: RunConfig) -> None:
     ("overrides", "message"),
     [
         (["+optim.optimizer.weight_decy=0.1"], r"^optim\.optimizer\.weight_decy: AdamW has no such argument"),
-        (["optim.optimizer.betas=[0.9]"], r"^optim\.optimizer: AdamW"),
-        (["optim=muon", "optim.optimizer.adjust_lr_fn=other"], r"^optim\.optimizer: Muon refused its arguments"),
-        (["optim=muon", "optim.rest.betas=[2,0.9]"], r"^optim\.rest: AdamW refused its arguments"),
-        (["optim=adamw_8bit", "optim.optimizer.betas=[2,0.9]"], r"^optim\.optimizer: AdamW8bit refused its arguments"),
+        (
+            ["optim.optimizer.betas=[0.9]"],
+            r"^optim\.optimizer\.betas: AdamW .*, found \[0\.9\] \(.*; set 'optim\.optimizer\.betas=\[0\.9,0\.999\]'",
+        ),
+        (
+            ["optim=muon", "optim.optimizer.adjust_lr_fn=other"],
+            r"^optim\.optimizer\.adjust_lr_fn: Muon refused .*'other'",
+        ),
+        (
+            ["optim=muon", "optim.rest.betas=[2,0.9]"],
+            r"^optim\.rest\.betas: AdamW refused .*=\[0\.9,0\.999\]', its own",
+        ),
+        (
+            ["optim=adamw_8bit", "optim.optimizer.betas=[2,0.9]"],
+            r"^optim\.optimizer\.betas: AdamW8bit refused .*, its own",
+        ),
         (
             ["optim=sgd", "optim.optimizer._target_=torch.optim.Muon", "peft=none", "~peft.r"],
             r"^optim\.optimizer: Muon takes matrices only, .*; set optim\.rest\._target_=torch\.optim\.AdamW",

@@ -39,7 +39,7 @@ def chat(config: ChatConfig, run: RunConfig | None, folder: RunFolder | None, ov
     mark_read(config, "base", "system", "temperature", "top_p", "max_new_tokens", "seed", "drop_oldest")
     refuse_unread_keys(config, overrides)
     if config.system:
-        voice.prompter.prompt_ids([Message(Role.SYSTEM, config.system), Message(Role.USER, "a question")])
+        voice.ids_of([Message(Role.USER, "a question")])  # said now, where the template takes no system message
     screen = Screen(interactive=sys.stdin.isatty() and sys.stdout.isatty())
     sides = load_sides(subject, voice)
     shows_base = config.base if config.base is not None else screen.interactive

@@ -57,19 +57,28 @@ class Voice:
         Raises:
             DataError: the conversation fills the positions of the model.
         """
-        system = [Message(Role.SYSTEM, self.config.system)] if self.config.system else []
         turns = side.turns
-        ids = self.prompter.prompt_ids([*system, *turns])
+        ids = self.ids_of(turns)
         if self.config.drop_oldest:
             while not self._fits(ids) and len(turns) > 1:
                 turns = turns[2:]
-                ids = self.prompter.prompt_ids([*system, *turns])
+                ids = self.ids_of(turns)
         if not self._fits(ids):
             raise DataError(
                 f"the conversation has {len(ids)} tokens, the model {self.num_positions} positions: type /reset, or "
                 "start with drop_oldest=true, which leaves out the oldest turns."
             )
         return ids
+
+    def ids_of(self, turns: Sequence[Message]) -> list[int]:
+        """The ids of `turns` behind the system message, as a prompt.
+
+        Raises:
+            DataError: the template does not take them.
+        """
+        system = [Message(Role.SYSTEM, self.config.system)] if self.config.system else []
+        with template_by_its_key_here():
+            return self.prompter.prompt_ids([*system, *turns])
 
     def _fits(self, ids: Sequence[int]) -> bool:
         return self.num_positions is None or len(ids) < self.num_positions
@@ -85,7 +94,8 @@ def make_voice(config: ChatConfig, subject: Subject) -> Voice:
                 "which chat cannot put in front; measure it with evaluate.py."
             )
     device = resolve_device(run.trainer)
-    prompter = Prompter(subject.template(), tokenizer)
+    with template_by_its_key_here():
+        prompter = Prompter(subject.template(), tokenizer)
     check_loading(subject)
     return Voice(
         config=config,
@@ -106,6 +116,15 @@ def load_sides(subject: Subject, voice: Voice) -> list[Side]:
     shared = subject.whole is None and leaves_the_base(subject)
     tuned = load_tuned(subject, voice.device, voice.precision, base if shared else None)
     return [Side("base", tuned if shared else base, without_adapter=shared), Side("tuned", tuned, False)]
+
+
+@contextmanager
+def template_by_its_key_here() -> Generator[None]:
+    """What is wrong with a template is said of `data.template`, which chat calls `template`."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(str(error).replace("data.template", "template")) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ class PredictionsConfig(Section):
     """Where the completions are that an evaluation wrote."""
 
     run: str | None = None  # a run or evaluation folder with predictions
-    split: Split = Split.test  # with `run`: whose predictions
+    split: str = Split.test.value  # with `run`: whose predictions; a split, or the name of an extra set
     predictions: list[str] = field(default_factory=list[str])  # predictions.jsonl files, instead of `run`
     models: list[str] = field(default_factory=list[str])  # which, and in this order; empty: all
 

@@ -89,7 +89,7 @@ class SubjectConfig(Section):
 
     run: str | None = None  # a run folder of train.py: its base model, data, template and adapter
     adapter: str | None = None  # a PEFT folder; with `run`, instead of the run's own
-    other_base: bool = False  # let an adapter go on a base model of another name than it was trained on
+    other_base: bool = False  # let an adapter (or a whole model) go with a base of another name than it was trained on
     model: ModelConfig = field(default_factory=ModelConfig)  # without `run`
     trainer: TrainerConfig = field(default_factory=TrainerConfig)  # accelerator; without `run`: precision too
 

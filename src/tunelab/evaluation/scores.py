@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tunelab.evaluation.metrics.registry import Metric, Sums
+from tunelab.evaluation.metrics.registry import FRACTION, Metric, Sums
 from tunelab.evaluation.statistics import (
     Floats,
     Interval,
@@ -94,7 +94,8 @@ def score_answers(metrics: Sequence[Metric], answers: Sequence[Any]) -> list[Sco
 def estimates(scores: Sequence[Scores]) -> dict[str, Estimate]:
     """Value, count and interval of each metric that applies.
 
-    Rates of examples: Wilson's interval. Other sums: the percentile bootstrap over examples. A metric of all answers at
+    Rates of examples: Wilson's interval. Other sums: the percentile bootstrap over examples; where all of these score
+    0, or all 1, none that is drawn again differs, and they are counted as a rate. A metric of all answers at
     once has none, for to draw an answer twice would change what it measures.
     """
     found = [each for each in scores if not math.isnan(each.value)]
@@ -134,7 +135,13 @@ def _scores(metric: Metric, answers: Sequence[Any], sums: Sequence[Sums | None])
 
 
 def _wilson(scores: Scores) -> Interval:
-    return wilson_interval(round(float(scores.sums[:, 0].sum())), scores.count)
+    return wilson_interval(round(scores.value * scores.count), scores.count)
+
+
+def _interval(scores: Scores, resampled: Floats) -> Interval | None:
+    """Where every example scores 0, or every one 1, of a fraction, the bootstrap would be sure of it."""
+    found = percentile_interval(resampled)
+    return _wilson(scores) if scores.metric.unit is FRACTION and found in ((0, 0), (1, 1)) else found
 
 
 def _bootstrap_intervals(scores: Sequence[Scores]) -> dict[str, Interval | None]:
@@ -142,5 +149,5 @@ def _bootstrap_intervals(scores: Sequence[Scores]) -> dict[str, Interval | None]
     for group in by_number([each for each in scores if len(each.applies) > 1], lambda each: len(each.applies)):
         resampled = resampled_sums(np.hstack([each.sums for each in group]))
         values = [each.metric.value(resampled[:, place]) for each, place in zip(group, columns(group), strict=True)]
-        found |= {each.name: percentile_interval(value) for each, value in zip(group, values, strict=True)}
+        found |= {each.name: _interval(each, value) for each, value in zip(group, values, strict=True)}
     return found

@@ -148,6 +148,7 @@ def _new_adapter(model: PreTrainedModel, config: PeftConfig, start: Start) -> Pe
             warnings.filterwarnings("ignore", message="The following .* keys did not match")  # checked below
             warnings.filterwarnings("ignore", message="lora with eva initialization used with low_cpu_mem_usage")
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # PEFT sets it right itself
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")  # said in our words
             if needs_examples(config):
                 config = _maybe_include_all_linear_layers(config, model)
                 look_at_examples(model, cast(LoraConfig, config), start.batches)

@@ -97,6 +97,22 @@ def coverage(model: Any, everything: bool) -> Coverage | None:
     return Coverage(_sorted(adapted), _sorted(left), tuple(last_names(experts)))
 
 
+def untied_end(model: Any) -> str | None:
+    """What is to be said where an adapter is on the head or the embeddings alone, and the two are one tensor."""
+    if not isinstance(model, PeftModel):
+        return None
+    base: Any = model.get_base_model()
+    ends = {"embeddings": base.get_input_embeddings(), "head": base.get_output_embeddings()}
+    adapted = [name for name, end in ends.items() if isinstance(end, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+    if not base.config.get_text_config().tie_word_embeddings or len(adapted) != 1:
+        return None
+    return (
+        f"warning: embeddings and head of this model are one tensor, and the adapter is on the {adapted[0]} alone: "
+        "merged, they would be two; peft.ensure_weight_tying=true adapts both alike, without them in "
+        "peft.target_modules and peft.modules_to_save neither is"
+    )
+
+
 def linear_paths(model: PreTrainedModel) -> list[str]:
     """Paths of the linear layers of the text model, without the head; those of quantising packages too.
 

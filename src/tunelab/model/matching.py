@@ -1,6 +1,7 @@
 """Tells from the files alone, before any weights are loaded, whether an adapter was made for a base model."""
 
 import copy
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tunelab.errors import ModelError
 from tunelab.model.adapter_folder import Shapes, read_adapter_config, read_shapes
 from tunelab.model.covering import fitted, missing_targets, named_targets
 from tunelab.model.locating import reads_local_files_only, resolve_model
+from tunelab.model.origin import RECORD
 
 
 def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key: str = "adapter") -> PeftConfig:
@@ -51,6 +53,45 @@ def check_adapter(folder: Path, base: ModelConfig, other_base: bool = False, key
             "export it again."
         )
     return config
+
+
+def check_whole(folder: Path, base: ModelConfig, architecture: Any, other_base: bool = False) -> None:
+    """Compare the files of a fully tuned model with the base that it is measured against.
+
+    Compared are the name of the base where export.json has it (as for adapters), unless `other_base`, and the sizes.
+    `architecture` is the configuration of the base.
+
+    Raises:
+        ModelError: the model was tuned from another base.
+    """
+    recorded = _base_of_export(folder)
+    if recorded and not other_base and not _same_base(recorded, base.path):
+        raise ModelError(
+            f"adapter: expected a model tuned from model.path={base.path}, found one from {recorded!r} in "
+            f"{str(folder)!r}; set model.path={recorded}, or other_base=true where the two are the same weights."
+        )
+    sizes, expected = _read_json(folder / "config.json"), architecture.to_dict()
+    keys = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    other = next((key for key in keys if key in sizes and key in expected and sizes[key] != expected[key]), None)
+    if other is not None:
+        raise ModelError(
+            f"adapter: expected a model tuned from model.path={base.path}, whose {other} is {expected[other]!r}, found "
+            f"{sizes[other]!r} in {str(folder)!r}; set model.path=<the base it was trained on>."
+        )
+
+
+def _base_of_export(folder: Path) -> str | None:
+    found: Any = _read_json(folder / RECORD).get("base_model")
+    path: Any = found.get("path") if isinstance(found, dict) else None
+    return path if isinstance(path, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def check_vocabulary(

@@ -18,7 +18,7 @@ from tunelab.model.covering import (
     named_targets,
 )
 from tunelab.model.matching import empty_model
-from tunelab.model.trying import require_patterns_and_experts, require_token_ids, require_usual_targets
+from tunelab.model.trying import require_fit, require_patterns_and_experts, require_token_ids
 from tunelab.suggesting import did_you_mean
 
 
@@ -53,8 +53,8 @@ def check_modules(config: PeftConfig | None, num_layers: int | None, base: Model
     if config is not None:
         _require_layers(model, config)
         require_token_ids(config, base)
-        require_usual_targets(config, base)
         require_patterns_and_experts(config, base)
+        require_fit(config, base)
 
 
 def _require_layers(model: PreTrainedModel, config: PeftConfig) -> None:

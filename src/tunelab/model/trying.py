@@ -24,33 +24,65 @@ ON_EXPERTS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def require_usual_targets(config: PeftConfig, base: ModelConfig) -> None:
-    """Refuse, where no modules are named, an adapter that PEFT has no usual ones for in models of this type.
+def require_fit(config: PeftConfig, base: ModelConfig) -> None:
+    """Refuse what PEFT refuses on this base whatever its weights: no module to be on, or sizes that do not go into it.
 
     Raises:
         ModelError: with the names there are.
     """
-    model: Any = empty_model(base) if getattr(config, "target_modules", ()) is None else None
+    model: Any = None if config.is_prompt_learning else empty_model(base)
     if model is None:
         return
     names = ", ".join(_norms(model) if isinstance(config, LNTuningConfig) else linear_names(model))
-    remedy = f"name them by peft.target_modules=[…] (there are {names})"
+    usual = getattr(config, "target_modules", ()) is None
     try:
         wrapped = attached_on_meta(config, model)
     except ValueError as error:
-        raise ModelError(
-            f"peft: {type(config).__name__} has no usual modules in models of type {model.config.model_type!r} "
-            f"({first_line(error).rstrip('.')}); {remedy}, or use peft=lora."
-        ) from error
+        reason = first_line(error).rstrip(".!")
+        said = _no_usual(config, model, reason, names) if usual else _misfit(config, reason, names)
+        raise ModelError(said) from error
     except Exception:  # of PEFT's many kinds, some need weights: said when the adapter is made
         return
+    if usual:
+        _require_usual(wrapped, names)
+
+
+def _no_usual(config: PeftConfig, model: Any, reason: str, names: str) -> str:
+    return (
+        f"peft: {type(config).__name__} has no usual modules in models of type {model.config.model_type!r} ({reason}); "
+        f"{_naming(names)}, or use peft=lora."
+    )
+
+
+def _naming(names: str) -> str:
+    return f"name them by peft.target_modules=[…] (there are {names})"
+
+
+def _misfit(config: PeftConfig, reason: str, names: str) -> str:
+    """One sentence for PEFT's `reason`, with the key that it is about."""
+    if not getattr(config, "target_modules", True):
+        return f"peft.target_modules: expected modules of this model, found none named; {_naming(names)}."
+    if "exclude" in reason:
+        return (
+            "peft.exclude_modules: expected modules that are left for the adapter, found all of peft.target_modules "
+            f"excluded by {getattr(config, 'exclude_modules', None)!r}; exclude fewer, or leave it out."
+        )
+    key = next((key for key in re.findall(r"\w+", reason) if "_" in key and hasattr(config, key)), None)
+    if key is None:
+        return f"peft: the adapter does not fit this model ({reason}); its linear modules are {names}."
+    found = getattr(config, key)
+    return f"peft.{key}: expected what fits this model, found {found!r} ({reason}); set peft.{key}=<value>."
+
+
+def _require_usual(wrapped: Any, names: str) -> None:
+    """Raises ModelError where a base has one of PEFT's usual modules for its type and lacks another."""
     found: list[str] = list(getattr(wrapped, "targeted_module_names", ()))
     usual: Any = wrapped.peft_config["default"].target_modules or ()
     for name in [usual] if isinstance(usual, str) else sorted(usual):  # TrainableTokens: the path of the embeddings
         if found and not has_name(name, found):
             raise ModelError(
                 f"peft.target_modules: expected modules of this model, found {name!r} among PEFT's usual ones for its "
-                f"type; {remedy}."
+                f"type; {_naming(names)}."
             )
 
 

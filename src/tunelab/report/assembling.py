@@ -238,7 +238,10 @@ def _seeds(rows: Sequence[Row]) -> list[str]:
     sets = {frozenset(run.seed for run in row.group.runs) for row in rows}
     if single:
         return [f"One seed in {single} of {plural(len(rows), 'configuration')}: nothing can be tested against them."]
-    return ["The configurations do not have the same seeds."] if len(sets) > 1 else []
+    few = ["Two seeds: a test over them rests on two numbers, and a third may turn it. Run more: seed=1,2,3,4,5."]
+    return (few if min(seeds) == 2 else []) + (
+        ["The configurations do not have the same seeds."] if len(sets) > 1 else []
+    )
 
 
 def _title(places: Sequence[str], count: int) -> str:

@@ -29,14 +29,15 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
     Raises:
         TunelabError: the predictions cannot be used, or the folder cannot be made.
     """
-    source, models, examples = open_predictions(config)
+    found = open_predictions(config)
+    models, examples = found.models, found.examples
     page = comparison_page(", ".join(models), models, examples, config.max_examples)
     differ = not all(example.are_alike for example in examples)
     key, items = None, []
     if config.sheet and len(models) == 2:
         mark_read(config, "num_items", "seed")  # also where nothing differs
         key, items = make_sheet(models, examples, config.num_items, config.seed) if differ else (None, [])
-    folder = Path(config.to) if config.to else free_name(source / "review")
+    folder = Path(config.to) if config.to else free_name(found.folder / "review")
     refuse_unread_keys(config, overrides)
     with complete_folder(folder) as staging:
         atomic.write_text(staging / PAGE, page)
@@ -45,7 +46,7 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
             atomic.write_text(staging / SHEETS / "sheet.html", sheet_page(key, items))
             atomic.write_text(staging / SHEETS / "sheet.csv", sheet_csv(key, items))
             atomic.write_json(staging / KEY, key.to_dict())
-    lines = [f"page         {folder / PAGE}"]
+    lines = [*found.said, f"page         {folder / PAGE}"]
     if key is not None:
         lines += [
             f"sheet        {folder / SHEETS} (for raters)",
@@ -61,7 +62,7 @@ def review(config: ReviewConfig, overrides: Sequence[str]) -> None:
 
 def _why_none(config: ReviewConfig, models: Sequence[str]) -> str:
     chosen = f"'models=[{models[0]},{models[-1]}]'"
-    split = "" if config.split is Split.test else f" split={config.split.value}"
+    split = "" if config.split == Split.test.value else f" split={config.split}"
     command = f"python -m tunelab review run={config.run}{split} {chosen}"
     return f"it is for two models: {command if config.run else f'set {chosen}'}"
 

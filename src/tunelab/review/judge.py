@@ -55,7 +55,8 @@ class Judged:
 class JudgeReport:
     """What a judge says of the second of `models` against the first.
 
-    `preference` is over the examples that were judged, with those that are alike as ties. `num_disagreed`: examples
+    `preference` is over the examples that were judged, with those that are alike as ties: as many of them as belong to
+    the judged, where replies had no verdict. `num_disagreed`: examples
     whose two orders did not agree, ties here. `first_rate`: how often a reply chose the answer that stood first, of
     those that chose; `longer_rate`: how often a winner was the longer answer. Far from half they show a bias.
     """
@@ -84,7 +85,8 @@ def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
     Raises:
         TunelabError: the predictions or the server cannot be used; replies that came are kept.
     """
-    source, models, examples = open_predictions(config)
+    found = open_predictions(config)
+    models, examples = found.models, found.examples
     if len(models) != 2:
         raise ConfigError(
             f"models: expected two models to compare, found {', '.join(models)}; set models=[<first>,<second>]."
@@ -93,7 +95,7 @@ def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
         examples = random.Random(config.seed).sample(examples, min(config.num_examples, len(examples)))
     mark_read(config, *ASKED, *HOW)  # with the first question
     refuse_unread_keys(config, overrides)
-    folder = _folder(config, source, models)
+    folder = _folder(config, found.folder, models)
     client = JudgeClient(config, folder / "replies.jsonl")
     console = RunConsole()
     different = [example for example in examples if not example.are_alike]
@@ -104,6 +106,8 @@ def judge(config: JudgeConfig, overrides: Sequence[str]) -> None:
     atomic.write_text(folder / "judgements.jsonl", "".join(lines))
     atomic.write_json(folder / "judge.json", report.to_dict())
     _show(console, report)
+    for line in found.said:
+        console.print(line, soft_wrap=True)
     console.print(f"judgements   {folder}", soft_wrap=True)
 
 
@@ -127,7 +131,8 @@ def summarise(judged: Sequence[Judged], models: tuple[str, str], judge: str, num
     """Count what was judged; the examples of `num_examples` beyond it were alike, and alone say nothing of a judge."""
     counts = Counter(each.judgement for each in judged)
     num_alike = num_examples - len(judged)
-    numbers = (counts[Judgement.WIN], counts[Judgement.LOSS], counts[Judgement.TIE] + num_alike)
+    share = 1 - counts[Judgement.UNJUDGED] / len(judged) if judged else 1.0
+    numbers = (counts[Judgement.WIN], counts[Judgement.LOSS], counts[Judgement.TIE] + round(num_alike * share))
     says_nothing = bool(judged) and counts[Judgement.UNJUDGED] == len(judged)
     replies = [reply for each in judged for reply in each.replies]
     winners = [each for each in judged if each.judgement in (Judgement.WIN, Judgement.LOSS) and each.extra_characters]

@@ -42,38 +42,81 @@ def predictions_file(split: str) -> str:
     return "predictions.jsonl" if split == Split.test.value else f"predictions-{split}.jsonl"
 
 
-def open_predictions(config: PredictionsConfig) -> tuple[Path, list[str], list[Reviewed]]:
-    """The folder of the (first) file of `config`, the models that it chooses, and what they wrote.
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What several models wrote for the examples that all of them completed.
+
+    `folder` is that of the (first) file; `num_left_out` examples only some of the models completed.
+    """
+
+    folder: Path
+    models: list[str]
+    examples: list[Reviewed]
+    num_left_out: int
+
+    @property
+    def said(self) -> list[str]:
+        """The examples that are left out, in a sentence; nothing where there are none."""
+        if not self.num_left_out:
+            return []
+        count = f"{self.num_left_out:,} of {self.num_left_out + len(self.examples):,} examples"
+        return [f"left out     {count}: not all of {', '.join(self.models)} completed them"]
+
+
+def open_predictions(config: PredictionsConfig) -> Predictions:
+    """What the models that `config` chooses wrote.
 
     Raises:
         TunelabError: a file cannot be used, or has no such model.
     """
     paths = [Path(path) for path in config.predictions]
     if config.run is not None:
-        paths = [Path(config.run) / predictions_file(config.split.value)]
-    models, examples = read_predictions(paths)
+        paths = [_file_of_run(Path(config.run), config.split)]
+    found = _models_of(paths)
+    models = list(found)
     unknown = [name for name in config.models if name not in models]
     twice = len(set(config.models)) < len(config.models)
     if unknown or twice or len(config.models) == 1:
-        found = f"no {unknown[0]!r}" if unknown else "one twice" if twice else "one"
+        wrong = f"no {unknown[0]!r}" if unknown else "one twice" if twice else "one"
         raise ConfigError(
-            f"models: expected two or more of {', '.join(models)}, found {found}; set models=[<name>,<name>]."
+            f"models: expected two or more of {', '.join(models)}, found {wrong}; set models=[<name>,<name>]."
         )
-    names = config.models or models
-    kept = [replace(each, written={name: each.written[name] for name in names}) for each in examples]
-    return paths[0].parent, list(names), kept
+    return _together(paths, {name: found[name] for name in config.models or models})
+
+
+def _file_of_run(folder: Path, split: str) -> Path:
+    """Raises DataError where there are predictions of other splits or sets alone."""
+    path = folder / predictions_file(split)
+    stems = [each.stem for each in sorted(folder.glob("predictions*.jsonl"))]
+    there = [stem.removeprefix("predictions").removeprefix("-") or Split.test.value for stem in stems]
+    if there and not path.is_file():
+        raise DataError(
+            f"split: expected one of {', '.join(there)}, whose predictions are in {str(folder)!r}, found {split!r}; "
+            f"set split={there[0]}."
+        )
+    return path
 
 
 def read_predictions(paths: Sequence[Path]) -> tuple[list[str], list[Reviewed]]:
     """The models, in the order of the files, and the examples that all of them completed, in the order of the first.
 
+    Raises:
+        DataError: a file is missing or damaged, holds fewer than two models in all, or they share no example.
+    """
+    found = _together(paths, _models_of(paths))
+    return found.models, found.examples
+
+
+def _models_of(paths: Sequence[Path]) -> "dict[str, _Written]":
+    """What each model wrote, in the order of the files.
+
     Where several files have a model of one name, it is taken once if it wrote the same in both (a base model that two
     runs share), and otherwise named after its folder too.
 
     Raises:
-        DataError: a file is missing or damaged, holds fewer than two models in all, or they share no example.
+        DataError: a file is missing or damaged, or they hold fewer than two models in all.
     """
-    models: dict[str, dict[_Key, tuple[Reviewed, Written]]] = {}
+    models: dict[str, _Written] = {}
     for path in paths:
         for name, found in _read(path).items():
             parents = path.absolute().parent.parts[1:]
@@ -82,23 +125,36 @@ def read_predictions(paths: Sequence[Path]) -> tuple[list[str], list[Reviewed]]:
             if free is None:
                 raise DataError(f"{path}: expected each file once, found it twice; remove one from predictions.")
             models[free] = found
-    where = ", ".join(str(path) for path in paths)
     if len(models) < 2:
         raise DataError(
-            f"{where}: expected what two or more models wrote, found {', '.join(models) or 'none'}; measure both "
-            "(evaluation.base=true), or name several files: predictions=[<file>,<file>]."
+            f"{_listed(paths)}: expected what two or more models wrote, found {', '.join(models) or 'none'}; measure "
+            "both (evaluation.base=true), or name several files: predictions=[<file>,<file>]."
         )
+    return models
+
+
+def _together(paths: Sequence[Path], models: "Mapping[str, _Written]") -> Predictions:
+    """The examples that all of `models` completed, in the order of the first."""
     first, *others = models.values()
     shared = [key for key in first if all(key in other for other in others)]
     if not shared:
-        raise DataError(f"{where}: expected models measured on the same examples, found none that all completed.")
+        raise DataError(
+            f"{_listed(paths)}: expected models measured on the same examples, found none that all completed; choose "
+            "others: models=[<name>,<name>]."
+        )
     examples = [
         replace(first[key][0], written={name: found[key][1] for name, found in models.items()}) for key in shared
     ]
-    return list(models), examples
+    num_all = len(set[_Key]().union(*models.values()))
+    return Predictions(paths[0].parent, list(models), examples, num_all - len(shared))
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in paths)
 
 
 _Key = tuple[str, str, str, int]  # id, prompt, reference, and which of those that are alike
+_Written = Mapping[_Key, tuple[Reviewed, Written]]
 
 
 def _read(path: Path) -> dict[str, dict[_Key, tuple[Reviewed, Written]]]:
@@ -129,7 +185,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Reviewed, Written]]:
                 Reviewed(str(fields["id"]), str(fields["prompt"]), str(fields["reference"]), {}),
                 written,
             )
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
                 f"{path}:{number}: expected a JSON object with id, model, prompt, reference, completion and finished, "
                 "found another line; evaluate again."
@@ -140,5 +196,5 @@ def _scores(values: Any) -> dict[str, float]:
     return {str(name): float(value) for name, value in dict(values or {}).items()}
 
 
-def _say_the_same(one: Mapping[_Key, tuple[Reviewed, Written]], other: Mapping[_Key, tuple[Reviewed, Written]]) -> bool:
+def _say_the_same(one: _Written, other: _Written) -> bool:
     return one.keys() == other.keys() and all(one[key][1].completion == other[key][1].completion for key in one)

@@ -142,7 +142,7 @@ def check_optimizer(config: OptimConfig, lr: float, total_steps: int, trained: T
     except Exception as error:  # whatever the optimizer raises for a value that the user set
         raise ConfigError(
             f"optim.optimizer: {type(optimizer).__name__} cannot take a step with these arguments "
-            f"({first_line(error)}); change optim.optimizer."
+            f"({first_line(error)}); change or remove {_arguments(config)}."
         ) from error
     changed = any(not bool((p.grad == 0.5).all()) for p in model.parameters() if p.grad is not None)
     if trained.weighs_gradients and changed:
@@ -152,6 +152,13 @@ def check_optimizer(config: OptimConfig, lr: float, total_steps: int, trained: T
         )
     learning_rate(config, lr, total_steps - 1, total_steps)
     mark_read(config, "max_grad_norm")
+
+
+def _arguments(config: OptimConfig) -> str:
+    """The keys of what was given besides the classes."""
+    parts = {"optim.optimizer": config.optimizer, "optim.rest": config.rest}
+    keys = [f"{slot}.{key}" for slot, node in parts.items() for key in node or {} if key != "_target_"]
+    return ", ".join(keys) or "optim.optimizer"
 
 
 def _stand_in(b_matrices: bool, has_vectors: bool) -> torch.nn.Module:

@@ -9,7 +9,9 @@ import pytest
 from tunelab.config import Action, QualityConfig, forget_reads, read_keys, to_plain
 from tunelab.data.quality import survey as survey_module
 from tunelab.data.quality.findings import Finding, QualityReport
+from tunelab.data.quality.rules import read_rules
 from tunelab.data.quality.survey import Survey
+from tunelab.data.quality.wording import Parts, overlap_detail
 from tunelab.data.records import Conversation, Example, Message, Passage, Role, Segment, TokenSequence
 from tunelab.errors import DataError
 
@@ -170,6 +172,13 @@ def test_overlap_in_any_way_and_order(action: Action) -> None:
     assert theirs.origins == ("test.jsonl:1", "test.jsonl:2")
     by_words = 1 if drop else 2  # what left for another reason was not compared
     assert f"(1 exactly, 1 nearly, {by_words} only 13 words in a row)" in ours.detail
+
+
+def test_words_alone_are_not_called_a_leak() -> None:
+    rules, remark = read_rules(QualityConfig()), "may be a phrase that different examples repeat"
+    assert remark in overlap_detail("train", (2, 9), Parts(0, 0, 2), rules)
+    assert remark not in overlap_detail("train", (3, 9), Parts(1, 0, 2), rules)
+    assert remark not in overlap_detail("test", (0, 9), Parts(0, 0), rules)
 
 
 def test_ngram_length_is_the_configured_one() -> None:

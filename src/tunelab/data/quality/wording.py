@@ -49,9 +49,11 @@ def overlap_detail(split: str, count: tuple[int, int], parts: Parts, rules: Rule
     """The sentence of an overlap: of train with validation or test, or of one of these with train."""
     other = "validation or test" if split == "train" else "train"
     sampled = f", of which one in {parts.one_in} was compared" if parts.one_in > 1 else ""
+    by_words_alone = parts.by_words > 0 and not (parts.exactly or parts.nearly)
+    remark = " Words alone may be a phrase that different examples repeat: read some of them." if by_words_alone else ""
     return (
         f"{_of(count, split)}: {other} has the same ({parts.exactly:,} exactly, {parts.nearly:,} nearly, "
-        f"{parts.by_words:,} only {rules.ngram_words} words in a row{sampled})."
+        f"{parts.by_words:,} only {rules.ngram_words} words in a row{sampled}).{remark}"
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from tunelab.config import HarnessConfig
 from tunelab.data.rendering import ChosenTemplate
@@ -72,8 +73,8 @@ def load_tasks(config: HarnessConfig, template: ChosenTemplate) -> Tasks:
     """Load what `config.tasks` names.
 
     Raises:
-        ConfigError: lm-eval is not installed, there is no such task or folder, its data cannot be had, it needs more
-            than a language model, or it cannot take the number of examples.
+        ConfigError: lm-eval is not installed, there is no such task or folder, a file is damaged, data cannot be had,
+            a task needs more than a language model, or it cannot take the number of examples.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ConfigError(
@@ -97,7 +98,21 @@ def _include(include: str | None) -> Path | None:
             f"harness.include: expected a folder with task files (*.yaml), found none in {include!r}; "
             "set harness.include=<folder>."
         )
+    for path in sorted(folder.rglob("*.y*ml")):
+        _require_yaml(path)
     return folder
+
+
+def _require_yaml(path: Path) -> None:
+    """lm-eval passes over files that it cannot read, and their tasks would be missing or its own."""
+    try:
+        for _ in yaml.parse(path.read_text(encoding="utf-8")):
+            pass
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"harness.include: expected YAML in {str(path)!r}, found a damaged file ({reason}); mend it, or remove it."
+        ) from error
 
 
 def _load(names: Sequence[str], include: Path | None) -> dict[str, Any]:

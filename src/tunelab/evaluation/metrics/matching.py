@@ -18,11 +18,29 @@ ANSWER_MARK = "####"  # before the final number, in GSM8K (Cobbe et al. 2021)
 _NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?(?:[0-9][0-9,]*(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")  # Han and kana
+_WIDE_PUNCTUATION = re.compile("[\u3001-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")  # their own
 
 
 def normalise_answer(text: str) -> str:
     """The normalisation of SQuAD: lower case, no ASCII punctuation, no English articles, single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def spaced(text: str) -> str:
+    """`text` with spaces around each Han character and kana, which are written without spaces between words."""
+    return _UNSPACED.sub(r" \g<0> ", text)
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether Han characters and kana are at least half of the letters and digits."""
+    num_unspaced = len(_UNSPACED.findall(text))
+    return num_unspaced > 0 and 2 * num_unspaced >= sum(map(str.isalnum, text))
+
+
+def answer_words(text: str) -> list[str]:
+    """The words of `normalise_answer`; of Chinese and Japanese each character is one (MLQA, Lewis et al. 2020)."""
+    return spaced(normalise_answer(_WIDE_PUNCTUATION.sub(" ", text))).split()
 
 
 def final_number(text: str) -> Decimal | None:

@@ -9,10 +9,11 @@ from torchmetrics.functional.text import rouge_score
 
 from tunelab.evaluation.metrics.matching import (
     NORMALISED_WORDS,
+    answer_words,
     fits_text,
     has_normalised_words,
     is_text,
-    normalise_answer,
+    spaced,
 )
 from tunelab.evaluation.metrics.registry import Answer, metric
 
@@ -28,7 +29,7 @@ def is_latin(text: str) -> bool:
 
 def fits_long_text(references: Sequence[str]) -> bool:
     """Whether the references are plain texts of some length."""
-    lengths = [len(reference.split()) for reference in references if is_text(reference)]
+    lengths = [len(spaced(reference).split()) for reference in references if is_text(reference)]
     return bool(lengths) and median(lengths) >= LONG_WORDS
 
 
@@ -39,10 +40,13 @@ def fits_long_latin(references: Sequence[str]) -> bool:
 
 @metric("token F1", needs=NORMALISED_WORDS, fits=fits_text)
 def token_f1(answer: Answer) -> float | None:
-    """F1 of the words that both have, each as often as both have it, after SQuAD's normalisation (SQuAD 2.0)."""
+    """F1 of the words that both have, each as often as both have it, after SQuAD's normalisation (SQuAD 2.0).
+
+    Of Chinese and Japanese each character is a word.
+    """
     if not has_normalised_words(answer.reference):
         return None
-    found, expected = normalise_answer(answer.completion).split(), normalise_answer(answer.reference).split()
+    found, expected = answer_words(answer.completion), answer_words(answer.reference)
     if not found or not expected:
         return float(found == expected)
     num_shared = sum((Counter(found) & Counter(expected)).values())
@@ -54,7 +58,7 @@ def jaccard(answer: Answer) -> float | None:
     """Words of both over words of either, as sets, after SQuAD's normalisation; two empty texts score 1."""
     if not has_normalised_words(answer.reference):
         return None
-    found, expected = set(normalise_answer(answer.completion).split()), set(normalise_answer(answer.reference).split())
+    found, expected = set(answer_words(answer.completion)), set(answer_words(answer.reference))
     return len(found & expected) / len(found | expected) if found | expected else 1.0
 
 

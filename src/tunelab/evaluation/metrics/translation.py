@@ -7,10 +7,12 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 from sacrebleu.metrics.helpers import extract_all_char_ngrams, extract_all_word_ngrams
 
+from tunelab.evaluation.metrics.matching import is_unspaced
 from tunelab.evaluation.metrics.overlap import fits_long_text
 from tunelab.evaluation.metrics.registry import POINTS, Answer, Sums, metric
 from tunelab.evaluation.statistics import Floats
 
+SPACES = "a reference with spaces between its words (Chinese and Japanese have none: measure chrf)"
 BLEU_ORDER = 4
 CHRF_ORDER = 6
 _SQUARED_BETA = CHRF.BETA**2
@@ -58,9 +60,11 @@ def chrf_signature() -> str:
     return _signature(CHRF())
 
 
-@metric("BLEU", POINTS, value=bleu_value, per_example=False, signature=bleu_signature)
-def bleu(answer: Answer) -> Sums:
-    """Counts of shared n-grams of words, tokenized by sacrebleu's `13a` (Post 2018)."""
+@metric("BLEU", POINTS, value=bleu_value, per_example=False, signature=bleu_signature, needs=SPACES)
+def bleu(answer: Answer) -> Sums | None:
+    """Counts of shared n-grams of words, tokenized by sacrebleu's `13a` (Post 2018), which splits at spaces."""
+    if is_unspaced(answer.reference):
+        return None
     tokenize = _tokenizer()
     found, num_found = extract_all_word_ngrams(tokenize(answer.completion.rstrip()), 1, BLEU_ORDER)
     expected, num_expected = extract_all_word_ngrams(tokenize(answer.reference.rstrip()), 1, BLEU_ORDER)
