@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import stats
 from tunelab.config import NoiseConfig
 from tunelab.errors import ConfigError
 from tunelab.noise import comparable, record, repeats
-from tunelab.repeating import Original
+from tunelab.repeating import Original, with_threads_of
 from tunelab.report.distributions import chi_square_quantile
 from tunelab.report.noise import read_floors
 from tunelab.report.reading import Run
@@ -132,6 +133,18 @@ def test_only_runs_of_one_code_data_and_environment_are_compared():
         assert said in left_out[Path("1")]
     kept, left_out = comparable(made("1", status="failed"), [repeat])
     assert left_out == {Path("1"): "failed"}
+
+
+def test_repeats_have_the_threads_of_the_run(monkeypatch: pytest.MonkeyPatch):
+    two, three = ({"hardware": {"num_threads": count}} for count in (2, 3))
+    for typed_count, records, expected in (
+        (None, [three, three], "3"),
+        (None, [two, three], None),
+        ("1", [three], "1"),
+    ):
+        monkeypatch.setenv("OMP_NUM_THREADS", typed_count or "")
+        with_threads_of(records)
+        assert (os.environ["OMP_NUM_THREADS"] or None) == expected
 
 
 def test_deviations_and_intervals_are_those_of_the_textbook():
