@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.compose import prepare_arguments
-from tunelab.config import Pruner, RunConfig, SearchConfig, mark_read, to_plain
+from tunelab.config import Pruner, RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.multirun import compose_jobs, unswept
 from tunelab.sweeping.conditions import parse_conditions
@@ -44,35 +44,54 @@ def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
         TunelabError: trials have failed.
         Interrupted: a signal came.
     """
-    command = [str(each) for each in master.hydra.overrides.task]
-    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
-    parser = OverridesParser.create(config_loader=loader)
-    typed = read_overrides(parser.parse_overrides([*prepare_arguments(params, RunConfig), *command]))
-    [base] = compose_jobs(loader, master, [typed.fixed])
-    settings = base.search
-    space = Space(
-        tuple(_whole(each, to_plain(base)) for each in typed.parameters), tuple(parse_conditions(base.sweep.only))
-    )
-    objectives = choose_objectives(settings.objectives, base)
-    check_settings(settings, space, objectives)
-    _check_seeds(settings, typed.fixed)
-    limits = plan_limits(base.sweep, settings, in_process)
-    pruner = None if settings.pruner is Pruner.none else settings.pruner.value
-    rules = Rules(objectives, pruner, settings.racing, settings.timeout, base.sweep.rerun)
-    asked = [space.to_dict(), [each.name for each in objectives], list(settings.seeds)]
-    name = base.sweep.name or sweep_name(base.name, space.keys, {**unswept(master), "search": asked})
-    folder = SweepFolder(Path(base.output_dir) / "sweeps" / name)
-    mark_read(settings, "num_trials")
-    for section in OF_THE_SWEEP:
-        refuse_unread_keys(base, typed.fixed, below=f"{section}.")
+    typed = _typed(loader, master)
+    firsts = {each.key: each.values[0] for each in typed.parameters if isinstance(each, Choices)}  # may be required
+    [base] = compose_jobs(loader, master, [_written(typed, firsts)])
+    space = _space(typed, base)
+    plan, rules = _plan(master, base, space, in_process)
+    _require_use(base, typed)
 
     def jobs_of(values: Mapping[str, str]) -> Mapping[int, Job]:
-        return _jobs_of(loader, master, typed, values, settings.seeds)
+        return _jobs_of(loader, master, typed, values, plan.settings.seeds)
 
     for corner in corners(space):
         jobs_of(corner)
-    plan = Plan(space, objectives, settings, folder, command, limits)
     run_search(plan, rules, lambda asked: jobs_of(asked.values))
+
+
+def _typed(loader: ConfigLoader, master: DictConfig) -> Typed:
+    """What a file searches, and what was typed."""
+    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
+    overrides = [*prepare_arguments(params, RunConfig), *master.hydra.overrides.task]
+    return read_overrides(OverridesParser.create(config_loader=loader).parse_overrides(overrides))
+
+
+def _space(typed: Typed, base: RunConfig) -> Space:
+    plain = to_plain(base)
+    return Space(tuple(_whole(each, plain) for each in typed.parameters), tuple(parse_conditions(base.sweep.only)))
+
+
+def _plan(master: DictConfig, base: RunConfig, space: Space, in_process: bool) -> tuple[Plan, Rules]:
+    settings, sweep = base.search, base.sweep
+    objectives = choose_objectives(settings.objectives, base)
+    check_settings(settings, space, objectives)
+    limits = plan_limits(sweep, settings, in_process)
+    pruner = None if settings.pruner is Pruner.none else settings.pruner.value
+    rules = Rules(objectives, pruner, settings.racing, settings.timeout, sweep.rerun)
+    asked = [space.to_dict(), [each.name for each in objectives], list(settings.seeds)]
+    name = sweep.name or sweep_name(base.name, space.keys, {**unswept(master), "search": asked})
+    folder = SweepFolder(Path(base.output_dir) / "sweeps" / name)
+    command = [str(each) for each in master.hydra.overrides.task]
+    return Plan(space, objectives, settings, folder, command, limits), rules
+
+
+def _require_use(base: RunConfig, typed: Typed) -> None:
+    """Raise a ConfigError for a key that this search does not read, or a seed beside `search.seeds`."""
+    if base.search.seeds and any(key_of(each) == "seed" for each in typed.fixed):
+        raise ConfigError("seed: expected it in search.seeds alone, found both; remove seed.")
+    mark_read(base.search, "num_trials")
+    for section in OF_THE_SWEEP:
+        refuse_unread_keys(base, typed.fixed, below=f"{section}.")
 
 
 def read_overrides(overrides: Sequence[Override]) -> Typed:
@@ -135,9 +154,9 @@ def _whole(parameter: Parameter, config: Mapping[str, Any]) -> Parameter:
     return Integers(parameter.key, int(parameter.low), int(parameter.high), log=parameter.log)
 
 
-def _check_seeds(settings: SearchConfig, fixed: Sequence[str]) -> None:
-    if settings.seeds and any(key_of(each) == "seed" for each in fixed):
-        raise ConfigError("seed: expected it in search.seeds alone, found both; remove seed.")
+def _written(typed: Typed, values: Mapping[str, str]) -> list[str]:
+    """The overrides of a trial."""
+    return [*typed.fixed, *(f"{typed.names[key]}={value}" for key, value in values.items())]
 
 
 def _jobs_of(
@@ -148,7 +167,7 @@ def _jobs_of(
     Raises:
         ConfigError: these values break a rule of the schema.
     """
-    own = [*typed.fixed, *(f"{typed.names[key]}={value}" for key, value in values.items())]
+    own = _written(typed, values)
     overrides = [[*own, f"seed={seed}"] for seed in seeds] or [own]
     configs = compose_jobs(loader, master, overrides)
     jobs, _ = make_jobs(configs, overrides, [*values, *(["seed"] if seeds else [])])

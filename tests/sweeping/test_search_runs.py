@@ -54,6 +54,7 @@ def test_a_bad_trial_is_pruned_and_not_run_again(sweep, tmp_path: Path, monkeypa
     assert "1 pruned" in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_goes_on_with_the_trial_under_way(sweep, tmp_path: Path):
     space = (*SEARCH, "search.sampler=random", "optim.lr=tag(log,interval(1e-4,1e-2))", "search.num_trials=1",
              "trainer.max_steps=100", "trainer.val_every_steps=50", "trainer.checkpoint_every_steps=5")  # fmt: skip
