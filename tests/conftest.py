@@ -4,7 +4,9 @@ import copy
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tunelab.config import EvaluateConfig, RunConfig
+from tunelab.config import EvaluateConfig, RunConfig, forget_reads, mark_read
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCHEMAS = {"train": RunConfig, "evaluate": EvaluateConfig}
@@ -158,6 +160,57 @@ def tiny_overrides(model_folder: Path, data_file: Path) -> list[str]:
 def tiny_config(compose_config: Callable[..., Any], tiny_overrides: list[str]) -> Callable[..., RunConfig]:
     """The configuration of a tiny run, with further overrides."""
     return lambda *overrides: compose_config(*tiny_overrides, *overrides)
+
+
+@pytest.fixture(scope="session")
+def run(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Fine-tune a tiny run with further overrides, in this process; returns its folder.
+
+    `typed`: what the audit of unread keys takes for typed, where that is not the overrides.
+    """
+    from tunelab.compose import dump_config  # here: it needs Hydra
+    from tunelab.finetune import fine_tune
+    from tunelab.run import RunFolder
+
+    def train(
+        *overrides: str, folder: RunFolder | None = None, resuming: bool = False, typed: Sequence[str] | None = None
+    ) -> RunFolder:
+        config = tiny_config(*overrides)
+        place = RunFolder(folder.path if folder else tmp_path_factory.mktemp("run"))
+        place.write_text("config.yaml", dump_config(config))
+        forget_reads(config)
+        mark_read(config, "output_dir", "resume", "name")
+        given = [each for each in overrides if not each.endswith("=null")] if typed is None else typed
+        fine_tune(config, place, given, resuming)
+        return place
+
+    return train
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Type `tunelab …` in `tmp_path`, without the seconds that a process of its own takes to import."""
+    from hydra.core.config_store import ConfigStore
+
+    from tunelab import cli
+
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: taken back afterwards
+    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["tunelab", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -6,29 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.config_store import ConfigStore
-
-from tunelab import cli
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
-    """Type a command, without the seconds that a process of its own takes to import."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: taken back afterwards
-    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["tunelab", *arguments])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
-
-    return call
+def run(command):
+    return command
 
 
 @pytest.mark.slow

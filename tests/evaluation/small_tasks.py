@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from tunelab.config import EvaluationConfig, HarnessConfig
@@ -54,6 +55,18 @@ def write_tasks(folder: Path) -> Path:
     group = ["group: sums", "task: [sum_choice]", "aggregate_metric_list: [{metric: acc, weight_by_size: true}]"]
     (folder / "sums.yaml").write_text("\n".join(group))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What lm-eval loads is not kept; test modules take both fixtures as `cache = small_tasks.cache`."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tasks on disk."""
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 def settings_of(model) -> SplitSettings:

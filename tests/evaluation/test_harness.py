@@ -1,14 +1,14 @@
 """lm-evaluation-harness on our models: against our own choice metrics, and against its own wrapper of transformers."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+import small_tasks
 from conftest import make_model, make_tokenizer
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from rich.console import Console
-from small_tasks import SUMS, loaded, settings_of, write_tasks
+from small_tasks import SUMS, loaded, settings_of
 from tokenizers import processors
 
 from tunelab.data.rendering import decide_template
@@ -19,14 +19,7 @@ from tunelab.preflight import prepare
 pytest.importorskip("lm_eval", reason="needs the extra eval: pip install 'tunelab[eval]'")
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("tasks"))
+cache, folder = small_tasks.cache, small_tasks.folder
 
 
 # --- against our own choice metrics -------------------------------------------------------------------------------

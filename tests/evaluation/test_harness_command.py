@@ -1,12 +1,12 @@
 """lm-evaluation-harness by the command: what is written, which tasks there are, and what goes wrong."""
 
 import json
-from pathlib import Path
 
 import pytest
+import small_tasks
 from conftest import make_model, make_tokenizer
 from exported_runs import write_adapter
-from small_tasks import loaded, settings_of, write_tasks
+from small_tasks import loaded, settings_of
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.compose import dump_config, load_config
@@ -19,14 +19,7 @@ from tunelab.run import RunFolder
 pytest.importorskip("lm_eval", reason="needs the extra eval: pip install 'tunelab[eval]'")
 
 
-@pytest.fixture(autouse=True)
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("tasks"))
+cache, folder = small_tasks.cache, small_tasks.folder
 
 
 def test_the_command_measures_base_and_tuned(compose_config, model_folder, data_file, folder, tmp_path, capsys):

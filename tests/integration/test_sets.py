@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tunelab.compose import dump_config, load_config
-from tunelab.config import EvaluateConfig, forget_reads
+from tunelab.compose import load_config
+from tunelab.config import EvaluateConfig
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.evaluate import evaluate
 from tunelab.finetune import fine_tune
@@ -18,22 +18,6 @@ from tunelab.run import RunFolder
 from tunelab.training.module import CausalLMModule
 
 Runner = Callable[..., RunFolder]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """Fine-tune in this process; returns the folder."""
-
-    def train(*overrides: str, folder: RunFolder | None = None, resuming: bool = False) -> RunFolder:
-        config = tiny_config(*overrides)
-        folder = RunFolder(folder.path if folder else tmp_path_factory.mktemp("run"))
-        folder.write_text("config.yaml", dump_config(config))
-        forget_reads(config)
-        _ = config.output_dir
-        fine_tune(config, folder, [each for each in overrides if "[" not in each], resuming)
-        return folder
-
-    return train
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tunelab import worker
 from tunelab.audit import refuse_unread_keys
 from tunelab.compose import dump_config, load_config
-from tunelab.config import EvaluateConfig, RunConfig, forget_reads
+from tunelab.config import EvaluateConfig, RunConfig
 from tunelab.errors import ConfigError, ModelError, TunelabError
 from tunelab.evaluate import evaluate
 from tunelab.finetune import fine_tune
@@ -33,22 +33,6 @@ from tunelab.training.objective import SftObjective
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Runner = Callable[..., RunFolder]
-
-
-@pytest.fixture(scope="session")
-def run(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """Fine-tune in this process; returns the folder."""
-
-    def train(*overrides: str, folder: RunFolder | None = None, resuming: bool = False) -> RunFolder:
-        config = tiny_config(*overrides)
-        folder = RunFolder(folder.path if folder else tmp_path_factory.mktemp("run"))
-        folder.write_text("config.yaml", dump_config(config))
-        forget_reads(config)
-        _ = config.output_dir, config.resume
-        fine_tune(config, folder, [each for each in overrides if not each.endswith("=null")], resuming)
-        return folder
-
-    return train
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import copy
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from tunelab.errors import ConfigError, DataError, ModelError
 from tunelab.evaluate import evaluate
 from tunelab.evaluation.decoding import Completion, Decoding
 from tunelab.evaluation.generating import can_be_completed, generate
-from tunelab.finetune import fine_tune
 from tunelab.model.adapter import attach_adapter, build_peft_config, load_adapter, ready_for_adapter
 from tunelab.model.loading import enable_checkpointing, load_base_model
 from tunelab.model.saving import export_model
@@ -218,22 +218,9 @@ def test_positions_run_out(method: str):
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
+def prompted(run: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
     """Fine-tune the tests' base model by a choice of conf/peft; returns the folder."""
-
-    def train(*overrides: str, folder: RunFolder | None = None, resuming: bool = False) -> RunFolder:
-        from tunelab.compose import dump_config
-        from tunelab.config import forget_reads
-
-        config = tiny_config("~peft.r", f"peft.num_virtual_tokens={NUM_VIRTUAL}", *overrides)
-        folder = RunFolder(folder.path if folder else tmp_path_factory.mktemp("run"))
-        folder.write_text("config.yaml", dump_config(config))
-        forget_reads(config)
-        _ = config.output_dir, config.resume
-        fine_tune(config, folder, list(overrides), resuming)
-        return folder
-
-    return train
+    return partial(run, "~peft.r", f"peft.num_virtual_tokens={NUM_VIRTUAL}")
 
 
 class Killed(BaseException):
@@ -246,7 +233,9 @@ def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["p_tuning", "cartridge"])  # one of inputs, one of keys and values
-def test_a_killed_run_is_resumed_to_the_same_bits(method: str, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_killed_run_is_resumed_to_the_same_bits(
+    method: str, prompted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     original = CausalLMModule.training_step
 
     def die_at_four(self: CausalLMModule, batch: Any) -> Any:
@@ -258,9 +247,9 @@ def test_a_killed_run_is_resumed_to_the_same_bits(method: str, run, tmp_path: Pa
     with monkeypatch.context() as patch:
         patch.setattr(CausalLMModule, "training_step", die_at_four)
         with pytest.raises(Killed):
-            run(f"peft={method}", folder=folder)
-    run(f"peft={method}", folder=folder, resuming=True)
-    whole = run(f"peft={method}")
+            prompted(f"peft={method}", folder=folder)
+    prompted(f"peft={method}", folder=folder, resuming=True)
+    whole = prompted(f"peft={method}")
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(folder).items())
     assert folder.read_summary()["reproducibility"] == "bit-exact"
     log = (whole.path / "run.log").read_text(encoding="utf-8").replace("\n", " ")
@@ -268,10 +257,10 @@ def test_a_killed_run_is_resumed_to_the_same_bits(method: str, run, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
-def test_measuring_the_run_again_gives_its_metrics(method: str, run):
+def test_measuring_the_run_again_gives_its_metrics(method: str, prompted):
     overrides = ("evaluation.generate=true", "evaluation.max_new_tokens=8", "evaluation.max_examples=5",
                  "evaluation.base=true", "trainer.num_sample_completions=1")  # fmt: skip
-    folder = run(f"peft={method}", *overrides)
+    folder = prompted(f"peft={method}", *overrides)
     assert num_virtual_tokens_of_folder(folder.adapter) == NUM_VIRTUAL
     recorded = folder.read_summary()["metrics"]
     assert recorded["base/test/loss"] != recorded["test/loss"]
@@ -381,15 +370,15 @@ def test_methods_that_need_more_than_examples_are_refused(name: str, tmp_path: P
     ],
 )
 def test_what_does_not_go_together_is_refused_before_the_weights(
-    overrides: list[str], message: str, run, monkeypatch: pytest.MonkeyPatch
+    overrides: list[str], message: str, prompted, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("tunelab.run_model.load_base_model", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(ConfigError, match=message):
-        run(*overrides)
+        prompted(*overrides)
 
 
-def test_a_text_is_the_first_prompt(run):
-    folder = run(
+def test_a_text_is_the_first_prompt(prompted):
+    folder = prompted(
         "peft=prompt_tuning", "peft.prompt_tuning_init=TEXT", "+peft.prompt_tuning_init_text=what is two", "optim.lr=0"
     )
     config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))

@@ -7,14 +7,13 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
+from functools import partial
 from html.parser import HTMLParser
 from itertools import product
 
 import pytest
-from hydra.core.config_store import ConfigStore
 from run_folders import write_run, write_small
 
-from tunelab import cli
 from tunelab.config import ReportConfig
 from tunelab.errors import ConfigError, DataError
 from tunelab.report.assembling import assemble
@@ -34,23 +33,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
-    """Type a command; its exit code, and what it printed."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tunelab", "report", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
-
-    return call
+def run(command):
+    return partial(command, "report")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from tunelab.components import resolve_target
 from tunelab.config import OptimConfig
 from tunelab.errors import ConfigError
-from tunelab.finetune import fine_tune
 from tunelab.run import RunFolder
 from tunelab.training.averaging import averaged_weights
 from tunelab.training.checkpoint import BEST, LAST, PREVIOUS, read_checkpoint
@@ -69,13 +68,10 @@ def test_other_optimizers_keep_no_average():
 
 
 @pytest.fixture(scope="module")
-def run(tiny_config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., RunFolder]:
+def averaged(run: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
     def train(*overrides: str, folder: RunFolder | None = None) -> RunFolder:
         need_package()
-        config = tiny_config("optim=schedule_free_adamw", *overrides)
-        place = RunFolder(folder.path if folder else tmp_path_factory.mktemp("run"))
-        fine_tune(config, place, [], resuming=folder is not None)
-        return place
+        return run("optim=schedule_free_adamw", *overrides, folder=folder, resuming=folder is not None)
 
     return train
 
@@ -94,29 +90,29 @@ def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_a_run_exports_the_average_and_resumes_with_the_same_bits(run):
-    folder = run()
+def test_a_run_exports_the_average_and_resumes_with_the_same_bits(averaged):
+    folder = averaged()
     result = exported(folder)
     assert equal(result, held(folder, BEST, MEASURED_WEIGHTS))
     assert not equal(result, held(folder, BEST, "state_dict"))
     (folder.checkpoints / LAST).unlink()
     assert read_checkpoint(folder.checkpoints / PREVIOUS)["global_step"] == 3
-    assert equal(exported(run(folder=folder)), result)
+    assert equal(exported(averaged(folder=folder)), result)
 
 
-def test_measuring_more_often_changes_no_step(run):
-    often, seldom = run("trainer.val_every_steps=1"), run("trainer.val_every_steps=6")
+def test_measuring_more_often_changes_no_step(averaged):
+    often, seldom = averaged("trainer.val_every_steps=1"), averaged("trainer.val_every_steps=6")
     assert equal(held(often, LAST, "state_dict"), held(seldom, LAST, "state_dict"))
     assert equal(exported(often), exported(seldom))
 
 
-def test_without_validation_the_last_average_is_exported(run):
+def test_without_validation_the_last_average_is_exported(averaged):
     options = ("data.validation_fraction=0", "trainer.val_every_steps=null")
-    folder = run(*options)
+    folder = averaged(*options)
     result = exported(folder)
     assert MEASURED_WEIGHTS not in read_checkpoint(folder.checkpoints / LAST)
     assert not equal(result, held(folder, LAST, "state_dict"))
-    assert equal(exported(run(*options, folder=folder)), result)  # resumed after its last step
+    assert equal(exported(averaged(*options, folder=folder)), result)  # resumed after its last step
 
 
 def test_what_does_not_go_together_is_refused():
