@@ -41,7 +41,7 @@ def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
 
     Raises:
         ConfigError: the search cannot be done as asked; nothing was started or written.
-        TunelabError: trials have failed.
+        TunelabError: trials did not finish.
         Interrupted: a signal came.
     """
     typed = _typed(loader, master)
