@@ -14,8 +14,8 @@ def is_decided(trial: Mapping[int, float], best: Mapping[int, float], higher_is_
 
     The paired differences (positive: the trial is worse) have a lower one-sided 95 % limit, mean − t · sd / √n with
     n − 1 degrees of freedom; it is decided where that is above 0. Two seeds are needed. Where all differences are
-    equal, there is no spread, and their sign decides. The idea is that of Birattari et al. 2002 (F-race), with the
-    pairwise t test of Maron and Moore's races.
+    equal, there is no spread, and their sign decides. Racing with paired t tests is that of irace (López-Ibáñez et al.
+    2016), there over instances.
     """
     sign = 1 if higher_is_better else -1
     differences = [sign * (best[seed] - value) for seed, value in trial.items() if seed in best]

@@ -68,7 +68,7 @@ class Study:
             self._study = _open(path, space, objectives, list(settings.seeds))
         self._path = path
         self._trials: dict[int, optuna.Trial] = {}
-        self._num_reported: dict[int, set[int]] = {}
+        self._reported: dict[int, set[int]] = {}
         self._choose_pruner()
 
     @property
@@ -116,9 +116,9 @@ class Study:
     def report(self, number: int, step: int, value: float) -> bool:
         """Tell of a validation, each step once; whether the trial should be pruned by it."""
         trial = self._trials[number]
-        if step in self._num_reported[number]:
+        if step in self._reported[number]:
             return False
-        self._num_reported[number].add(step)
+        self._reported[number].add(step)
         with _told(self._path):
             trial.report(value, step)
             if isinstance(self._study.pruner, optuna.pruners.NopPruner):  # it waited for the first step
@@ -170,7 +170,7 @@ class Study:
             if self._space.is_searched(parameter.key, values):
                 values[parameter.key] = _suggested(trial, parameter)
         self._trials[trial.number] = trial
-        self._num_reported[trial.number] = set(self._frozen(trial.number).intermediate_values)
+        self._reported[trial.number] = set(self._frozen(trial.number).intermediate_values)
         return Asked(trial.number, {key: values[key] for key in self._space.keys if key in values})
 
     def _choose_pruner(self) -> None:
