@@ -86,7 +86,8 @@ def test_every_method_has_the_size_that_was_counted(matched: Matched, tmp_path: 
     (tmp_path / "base" / "config.json").write_text(json.dumps(architecture | smaller))
     base: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "base"))
     base.save_pretrained(tmp_path / "base")
-    left = ("trainable_tokens", "adaption_prompt", "last_layers", "qlora", "loftq")
+    like_lora = ("corda", "eva", "lora_ga", "lora_plus", "loftq", "olora", "qlora", "rslora")
+    left = (*like_lora, "trainable_tokens", "adaption_prompt", "last_layers", "boft", "frod")
     names = [name for name in METHODS if name not in left]
     path = f"model.path={tmp_path / 'base'}"
     jobs, configs, solved = matched(
@@ -97,7 +98,7 @@ def test_every_method_has_the_size_that_was_counted(matched: Matched, tmp_path: 
         if name in ("adalora", "pissa", "oft"):
             assert to_plain(config) == to_plain(matched.alone(*job)), name
     free = {name for name, found in zip(names, solved, strict=True) if found.knob is None}
-    assert free == {"beft", "boft", "frod", "ia3", "ln_tuning", "none", "osf", "road", "supertuning"}
+    assert free == {"beft", "ia3", "ln_tuning", "none", "osf", "road", "supertuning"}
     near = {name: found.difference for name, found in zip(names, solved, strict=True) if name in ("lora", "hra", "c3a")}
     assert all(each is not None and abs(each) < 0.1 for each in near.values())
 
