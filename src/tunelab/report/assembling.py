@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tunelab.config import ReportConfig
 from tunelab.errors import DataError
-from tunelab.report.budget import Budget, budget_of, mean_budget, unequal_budgets
+from tunelab.report.budget import Budget, budget_of, matched_budgets, mean_budget, unequal_budgets
 from tunelab.report.curves import Figures, read_figures
 from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
 from tunelab.report.formatting import joined, level_text, plural
@@ -55,6 +55,7 @@ class Report:
     floors: Mapping[str, Floor]
     analysis: Analysis | None
     flags: tuple[Flag, ...]
+    budget_note: str | None = None  # for under the table: what the configurations did not spend alike, or did
 
     @property
     def main(self) -> Metric:
@@ -98,13 +99,14 @@ def assemble(config: ReportConfig) -> Report:
     found = _standings(rows, metrics) if comparable else {}
     example_metric, over_examples = _examples(rows, metrics, found)
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
+    unequal, matched = unequal_budgets([row.budget for row in rows]), matched_budgets(main)
     flags = [
         *unfinished(runs),
         *_not_begun(sum(map(num_not_begun, config.runs))),
         *_left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
         *_incomparable(comparable, rows),
-        *(Flag(text, False) for text in [*directions(metrics), *_budgets(rows), *_seeds(rows)]),
+        *(Flag(text, False) for text in [*directions(metrics), *_budgets(unequal, matched), *_seeds(rows)]),
         *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
     ]
     return Report(
@@ -119,6 +121,7 @@ def assemble(config: ReportConfig) -> Report:
         floors=floors,
         analysis=_analysis(rows, factors, metrics[0]),
         flags=tuple(flags),
+        budget_note=_budget_note(unequal, matched),
     )
 
 
@@ -222,9 +225,15 @@ def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
     return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
 
 
-def _budgets(rows: Sequence[Row]) -> list[str]:
-    found = unequal_budgets([row.budget for row in rows])
-    return [f"The budgets are not equal: {'; '.join(found)}."] if found else []
+def _budgets(unequal: Sequence[str], matched: str | None) -> list[str]:
+    said = [f"The budgets are not equal: {'; '.join(unequal)}."] if unequal else []
+    return [*said, *([f"The budgets were {matched}."] if matched else [])]
+
+
+def _budget_note(unequal: Sequence[str], matched: str | None) -> str | None:
+    """For under the table."""
+    said = [f"budgets are not equal: {'; '.join(unequal)}"] if unequal else []
+    return "; ".join([*([matched] if matched else []), *said]) or None
 
 
 def _seeds(rows: Sequence[Row]) -> list[str]:
