@@ -33,7 +33,7 @@ def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
     Raises:
         ConfigError: there is nothing to sweep over, or the design does not fit what is swept.
     """
-    typed = _typed(loader, master)
+    typed = _by_key(asked_overrides(loader, master))
     swept = {key: each for key, each in typed.items() if each.is_sweep_override()}
     continuous = next((key for key, each in swept.items() if not each.is_discrete_sweep()), None)
     if continuous is not None:
@@ -51,12 +51,15 @@ def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
     return [[_written(each, job[key]) for key, each in typed.items() if key in job] for job in jobs]
 
 
-def _typed(loader: ConfigLoader | None, master: DictConfig) -> dict[str, Override]:
-    """By their keys: what the sweeper was given by a file, and what was typed, which wins."""
+def asked_overrides(loader: ConfigLoader | None, master: DictConfig) -> list[Override]:
+    """What the sweeper was given by a file, then what was typed, which wins."""
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
     overrides = [*prepare_arguments(params, RunConfig), *master.hydra.overrides.task]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    return {(each.input_line or "").partition("=")[0].lstrip("+"): each for each in parsed}
+    return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+
+
+def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
+    return {(each.input_line or "").partition("=")[0].lstrip("+"): each for each in overrides}
 
 
 def _settings(master: DictConfig) -> SweepConfig:
@@ -150,7 +153,11 @@ def compose_jobs(
 
 def swept_keys(loader: ConfigLoader, master: DictConfig) -> list[str]:
     """The keys that were given several values, in the order typed."""
-    return [key.partition("@")[0] for key, each in _typed(loader, master).items() if each.is_sweep_override()]
+    return [
+        key.partition("@")[0]
+        for key, each in _by_key(asked_overrides(loader, master)).items()
+        if each.is_sweep_override()
+    ]
 
 
 def unswept(master: DictConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tunelab.report.examples import OverExamples, compare_examples, nearest, rea
 from tunelab.report.formatting import joined, level_text, plural
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
 from tunelab.report.metrics import Metric, choose_metrics, directions, values_of
-from tunelab.report.mixing import Flag, measured_on, mixed, unfinished
+from tunelab.report.mixing import Flag, measured_on, mixed, over_other_tokens, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
 from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
 from tunelab.report.seeds import Seeds, Spread, Standing, spread_of, standings
@@ -96,7 +96,8 @@ def assemble(config: ReportConfig) -> Report:
     factors, groups = group_runs(main)
     rows = [_row(group, metrics) for group in groups]
     comparable = len({measured_on(run) for run in main}) == 1
-    found = _standings(rows, metrics) if comparable else {}
+    apart = over_other_tokens(main, [metric.name for metric in metrics])
+    found = _standings(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
     example_metric, over_examples = _examples(rows, metrics, found)
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
     unequal, matched = unequal_budgets([row.budget for row in rows]), matched_budgets(main)
@@ -106,6 +107,7 @@ def assemble(config: ReportConfig) -> Report:
         *_left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
         *_incomparable(comparable, rows),
+        *_apart(apart),
         *(Flag(text, False) for text in [*directions(metrics), *_budgets(unequal, matched), *_seeds(rows)]),
         *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
     ]
@@ -223,6 +225,16 @@ def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
     if comparable or len(rows) < 2:
         return []
     return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
+
+
+def _apart(found: Mapping[str, tuple[int, int]]) -> list[Flag]:
+    return [
+        Flag(
+            f"{name} is over other tokens in some runs ({low:,} to {high:,} are supervised), so it is not compared; "
+            "metrics=[<others>] chooses what is."
+        )
+        for name, (low, high) in found.items()
+    ]
 
 
 def _budgets(unequal: Sequence[str], matched: str | None) -> list[str]:
