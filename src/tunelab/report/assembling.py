@@ -12,7 +12,7 @@ from tunelab.report.curves import Figures, read_figures
 from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
 from tunelab.report.formatting import joined, level_text, plural
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
-from tunelab.report.metrics import Metric, choose_metrics, directions, values_of
+from tunelab.report.metrics import Metric, choose_metrics, directions, metric_of, values_of
 from tunelab.report.mixing import Flag, measured_on, mixed, over_other_tokens, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
 from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
@@ -143,7 +143,7 @@ def _row(group: Group, metrics: Sequence[Metric]) -> Row:
     return Row(
         group,
         seeds,
-        {name: spread_of(values) for name, values in seeds.items()},
+        {name: spread_of(values, metric_of(name).is_fraction) for name, values in seeds.items()},
         {name: only[name] for name in seeds if name in only},
         mean_budget(budgets),
         figures,
