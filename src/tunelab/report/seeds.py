@@ -64,7 +64,7 @@ def spread_of(values: Seeds, is_fraction: bool = False) -> Spread:
         return Spread(mean, len(numbers))
     deviation = stdev(numbers)
     low, high = _around(mean, deviation / math.sqrt(len(numbers)), len(numbers) - 1)
-    if is_fraction and 0 <= min(numbers) and max(numbers) <= 1:
+    if is_fraction and min(numbers) >= 0 and max(numbers) <= 1:
         low, high = max(0.0, low), min(1.0, high)
     return Spread(mean, len(numbers), deviation, (low, high))
 
