@@ -42,6 +42,9 @@ def match_jobs(configs: Sequence[RunConfig], settings: SweepConfig, axes: Sequen
     if settings.match is None:
         return []
     from tunelab.sweeping.matching import Matching  # imports torch
+    from tunelab.terminal import quiet_libraries
+
+    quiet_libraries()
 
     return Matching(settings, axes).solve(configs)
 
