@@ -17,11 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from tunelab.compose import explain_hydra_error, prepare_arguments, to_config
 from tunelab.config import RunConfig, SweepConfig, mark_read
 from tunelab.errors import ConfigError, TunelabError
+from tunelab.sweeping.budgets import match_jobs, record_matching
 from tunelab.sweeping.designs import describe, lay_out
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
-from tunelab.sweeping.jobs import Job, make_jobs, sweep_name
+from tunelab.sweeping.jobs import Job, content_hash, make_jobs, sweep_name
 from tunelab.sweeping.running import run_jobs
 
+Composed = dict[tuple[str, ...], DictConfig]  # choices of groups → configuration
 EXAMPLE = "python train.py -m peft=lora,dora seed=1,2,3"
 
 
@@ -31,7 +33,7 @@ def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
     Raises:
         ConfigError: there is nothing to sweep over, or the design does not fit what is swept.
     """
-    typed = _typed(loader, master)
+    typed = _by_key(asked_overrides(loader, master))
     swept = {key: each for key, each in typed.items() if each.is_sweep_override()}
     continuous = next((key for key, each in swept.items() if not each.is_discrete_sweep()), None)
     if continuous is not None:
@@ -49,12 +51,15 @@ def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
     return [[_written(each, job[key]) for key, each in typed.items() if key in job] for job in jobs]
 
 
-def _typed(loader: ConfigLoader | None, master: DictConfig) -> dict[str, Override]:
-    """By their keys: what the sweeper was given by a file, and what was typed, which wins."""
+def asked_overrides(loader: ConfigLoader | None, master: DictConfig) -> list[Override]:
+    """What the sweeper was given by a file, then what was typed, which wins."""
     params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
     overrides = [*prepare_arguments(params, RunConfig), *master.hydra.overrides.task]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
-    return {(each.input_line or "").partition("=")[0].lstrip("+"): each for each in parsed}
+    return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+
+
+def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
+    return {(each.input_line or "").partition("=")[0].lstrip("+"): each for each in overrides}
 
 
 def _settings(master: DictConfig) -> SweepConfig:
@@ -77,16 +82,24 @@ def run_sweep(
         ConfigError: a job cannot be composed, or the sweep cannot be done as asked; nothing was started or written.
         Interrupted: a signal came.
     """
-    configs = compose_jobs(loader, master, overrides)
+    composed: Composed = {}
+    configs = compose_jobs(loader, master, overrides, composed)
     axes = swept_keys(loader, master)
-    jobs, num_equal = make_jobs(configs, overrides, axes)
     settings = configs[0].sweep
+    solved = match_jobs(configs, settings, axes)
+    if solved:
+        overrides = [[*job, *each.overrides] for job, each in zip(overrides, solved, strict=True)]
+        configs = compose_jobs(loader, master, overrides, composed)
+    jobs, num_equal = make_jobs(configs, overrides, axes)
     if str(master.hydra.sweeper.get("_target_")).endswith("GridSweeper"):
         mark_read(settings, "design", "zip", "only")  # by plan_jobs
     name = settings.name or sweep_name(configs[0].name, axes, unswept(master))
     folder = SweepFolder(Path(configs[0].output_dir) / "sweeps" / name)
     if num_equal:
         print(f"{num_equal} of {len(configs)} jobs are the same as others of them: run once")
+    if settings.match is not None:
+        by_id = {content_hash(config, axes): each for config, each in zip(configs, solved, strict=True)}
+        record_matching(folder, jobs, by_id, settings.match.value)
     typed = [str(each) for each in master.hydra.overrides.task]
     outcomes = run_jobs(jobs, folder, axes=axes, typed=typed, settings=settings, in_process=in_process)
     return [_as_return(job, outcomes[job.id]) for job in jobs]
@@ -106,15 +119,19 @@ def finish(returns: Sequence[JobReturn]) -> Sequence[JobReturn]:
     return returns
 
 
-def compose_jobs(loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]]) -> list[RunConfig]:
+def compose_jobs(
+    loader: ConfigLoader, master: DictConfig, overrides: Sequence[Sequence[str]], composed: Composed | None = None
+) -> list[RunConfig]:
     """The configuration of each job. Hydra composes each choice of groups once; values are set on copies, as it would.
+
+    `composed` is what it has composed before, and gets what is composed now.
 
     Raises:
         ConfigError: a job cannot be composed, or breaks a rule of the schema; the message names the job.
     """
     assert isinstance(loader, ConfigLoaderImpl)
     parser = OverridesParser.create(config_loader=loader)
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composed = {} if composed is None else composed
     configs: list[RunConfig] = []
     for job in overrides:
         try:
@@ -136,14 +153,22 @@ def compose_jobs(loader: ConfigLoader, master: DictConfig, overrides: Sequence[S
 
 def swept_keys(loader: ConfigLoader, master: DictConfig) -> list[str]:
     """The keys that were given several values, in the order typed."""
-    return [key.partition("@")[0] for key, each in _typed(loader, master).items() if each.is_sweep_override()]
+    return [
+        key.partition("@")[0]
+        for key, each in _by_key(asked_overrides(loader, master)).items()
+        if each.is_sweep_override()
+    ]
 
 
 def unswept(master: DictConfig) -> dict[str, Any]:
     """The configuration as it is without what is swept, in plain data; where results go is left out."""
-    plain = OmegaConf.to_container(_without_hydra(master), resolve=False)
+    plain = OmegaConf.to_container(_without_hydra(master), resolve=False, enum_to_str=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key not in ("output_dir", "sweep", "search", "resume")}
+    matched: Any = {
+        key: value for key, value in plain["sweep"].items() if key.startswith("match") and value is not None
+    }
+    rest = {str(key): value for key, value in plain.items() if key not in ("output_dir", "sweep", "search", "resume")}
+    return {**rest, "sweep": matched} if matched else rest
 
 
 def _is_group(loader: ConfigLoaderImpl, override: Override) -> bool:

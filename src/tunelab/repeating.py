@@ -11,7 +11,7 @@ from tunelab.errors import ConfigError, TunelabError
 from tunelab.hashing import file_sha256
 from tunelab.run import RESUMABLE_KEYS, RunFolder
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
-from tunelab.sweeping.jobs import Job, content_hash, digest, key_of
+from tunelab.sweeping.jobs import Job, alone, content_hash, digest, key_of
 from tunelab.sweeping.running import run_jobs
 
 USED_KEYS = ("workers", "job_timeout", "rerun")  # of `sweep`
@@ -38,7 +38,7 @@ def repeat(original: Original, axes: Mapping[str, str], seed: int, number: int =
 
     It is part of the job's id and of nothing else: the runs differ by their folder alone.
     """
-    config = replace(original.config, seed=seed, resume=None, sweep=SweepConfig())
+    config = replace(alone(original.config), seed=seed, resume=None)
     content = content_hash(config, RESUMABLE_KEYS)  # the knobs are part of it: the last bits depend on them
     own = (each for each in original.typed if key_of(each) not in ("seed", "resume"))
     return Job(digest([content, number]) if number else content, axes, config, (*own, f"seed={seed}"))

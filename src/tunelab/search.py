@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.compose import prepare_arguments
 from tunelab.config import Pruner, RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
-from tunelab.multirun import compose_jobs, unswept
+from tunelab.multirun import asked_overrides, compose_jobs, unswept
 from tunelab.sweeping.conditions import parse_conditions
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.jobs import OF_THE_SWEEP, Job, key_of, make_jobs, sweep_name
@@ -44,7 +42,7 @@ def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
         TunelabError: trials did not finish.
         Interrupted: a signal came.
     """
-    typed = _typed(loader, master)
+    typed = read_overrides(asked_overrides(loader, master))
     firsts = {each.key: each.values[0] for each in typed.parameters if isinstance(each, Choices)}  # may be required
     [base] = compose_jobs(loader, master, [_written(typed, firsts)])
     space = _space(typed, base)
@@ -57,13 +55,6 @@ def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
     for corner in corners(space):
         jobs_of(corner)
     run_search(plan, rules, lambda asked: jobs_of(asked.values))
-
-
-def _typed(loader: ConfigLoader, master: DictConfig) -> Typed:
-    """What a file searches, and what was typed."""
-    params = [f"{key}={value}" for key, value in (master.hydra.sweeper.get("params") or {}).items()]
-    overrides = [*prepare_arguments(params, RunConfig), *master.hydra.overrides.task]
-    return read_overrides(OverridesParser.create(config_loader=loader).parse_overrides(overrides))
 
 
 def _space(typed: Typed, base: RunConfig) -> Space:

@@ -317,3 +317,19 @@ def test_a_report_needs_no_torch(quiet_environment, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_losses_over_other_supervised_tokens_are_not_compared(tmp_path):
+    for seed in (1, 2, 3):
+        for name, supervised, loss in (("responses", 14_074, 0.05), ("all", 33_000, 0.08)):
+            figures = {
+                "test/num_examples": 300.0,
+                "test/num_supervised_tokens": float(supervised),
+                "test/loss": loss + seed / 1000,
+                "test/exact_match": loss * 10,
+            }
+            keys = {"data.train_on": name}
+            write_small(tmp_path / f"{name}{seed}", seed, figures, config=keys, typed=keys)
+    report = assemble(config(tmp_path))
+    assert list(report.standings) == ["test/exact_match"]
+    assert any("test/loss is over other tokens in some runs (14,074 to 33,000" in flag.text for flag in report.flags)

@@ -54,6 +54,13 @@ def test_the_interval_of_a_mean_is_students():
     assert spread_of({3: 0.5}).interval is None
 
 
+def test_the_interval_of_a_fraction_is_cut_where_fractions_end():
+    wide = seeds(0.01, 0.02, 0.43)
+    low, high = spread_of(wide, is_fraction=True).interval or (None, None)
+    assert (low, high) == (0.0, (spread_of(wide).interval or (0, 0))[1])
+    assert spread_of(seeds(-0.1, 0.2), is_fraction=True).interval == spread_of(seeds(-0.1, 0.2)).interval
+
+
 def test_runs_of_the_same_seeds_are_paired():
     first, second = [0.90, 0.92, 0.95, 0.91], [0.93, 0.94, 0.96, 0.95]
     found = difference(seeds(*first), seeds(*second))

@@ -274,6 +274,17 @@ def test_what_does_not_go_together(settings: dict[str, Any], space: Space, objec
     assert said in str(refused.value)
 
 
+def test_what_a_key_matters_is_optunas_own_figure(tmp_path: Path):
+    study = opened(tmp_path, sampler=Sampler.random, num_trials=12)
+    for count in range(12):
+        assert count >= 10 or study.importances() == {}
+        asked = study.ask()
+        study.complete(asked.number, [math.log10(float(asked.values["lr"]))], {}, raced=False)
+    plain = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    assert study.importances() == optuna.importance.get_param_importances(plain)
+    assert set(study.importances()) == {"lr", "r"}
+
+
 def test_racing_is_the_paired_one_sided_t_test():
     generator = np.random.default_rng(2)
     decided = []

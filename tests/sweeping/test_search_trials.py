@@ -12,6 +12,7 @@ from tunelab.config import Pruner, Rerun, RunConfig, Sampler, SearchConfig
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.run import RunFolder
 from tunelab.sweeping.folder import SweepFolder
+from tunelab.sweeping.job_process import _forget_pruning
 from tunelab.sweeping.jobs import Job, make_jobs
 from tunelab.sweeping.pool import record_stop
 from tunelab.sweeping.searching.conducting import require_success
@@ -199,3 +200,15 @@ def test_a_stop_is_written_into_the_summary(tmp_path: Path):
     assert folder.read_summary() == {
         "status": "pruned", "reason": "median pruner: …", "seed": 3, "pruned_at_step": 40,
     }  # fmt: skip
+
+
+def test_a_grid_goes_on_with_what_a_search_gave_up(tmp_path: Path):
+    [job] = make_jobs([RunConfig(seed=1)], [["seed=1"]], ["seed"])[0]
+    sweep = SweepFolder(tmp_path)
+    folder = sweep.job(job)
+    folder.path.mkdir()
+    pruned = {"status": "pruned", "reason": "median pruner: …", "pruned_at_step": 40, "metrics": {}}
+    folder.write_json("summary.json", pruned)
+    assert sweep.to_run([job], Rerun.none) == [job]
+    _forget_pruning(folder)
+    assert folder.read_summary() == {"status": "interrupted", "reason": "median pruner: …", "metrics": {}}

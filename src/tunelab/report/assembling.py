@@ -7,13 +7,13 @@ from statistics import fmean
 
 from tunelab.config import ReportConfig
 from tunelab.errors import DataError
-from tunelab.report.budget import Budget, budget_of, mean_budget, unequal_budgets
+from tunelab.report.budget import Budget, budget_of, matched_budgets, mean_budget, unequal_budgets
 from tunelab.report.curves import Figures, read_figures
 from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
 from tunelab.report.formatting import joined, level_text, plural
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
-from tunelab.report.metrics import Metric, choose_metrics, directions, values_of
-from tunelab.report.mixing import Flag, measured_on, mixed, unfinished
+from tunelab.report.metrics import Metric, choose_metrics, directions, metric_of, values_of
+from tunelab.report.mixing import Flag, measured_on, mixed, over_other_tokens, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
 from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
 from tunelab.report.seeds import Seeds, Spread, Standing, spread_of, standings
@@ -55,6 +55,7 @@ class Report:
     floors: Mapping[str, Floor]
     analysis: Analysis | None
     flags: tuple[Flag, ...]
+    budget_note: str | None = None  # for under the table: what the configurations did not spend alike, or did
 
     @property
     def main(self) -> Metric:
@@ -95,16 +96,19 @@ def assemble(config: ReportConfig) -> Report:
     factors, groups = group_runs(main)
     rows = [_row(group, metrics) for group in groups]
     comparable = len({measured_on(run) for run in main}) == 1
-    found = _standings(rows, metrics) if comparable else {}
+    apart = over_other_tokens(main, [metric.name for metric in metrics])
+    found = _standings(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
     example_metric, over_examples = _examples(rows, metrics, found)
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
+    unequal, matched = unequal_budgets([row.budget for row in rows]), matched_budgets(main)
     flags = [
         *unfinished(runs),
         *_not_begun(sum(map(num_not_begun, config.runs))),
         *_left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
         *_incomparable(comparable, rows),
-        *(Flag(text, False) for text in [*directions(metrics), *_budgets(rows), *_seeds(rows)]),
+        *_apart(apart),
+        *(Flag(text, False) for text in [*directions(metrics), *_budgets(unequal, matched), *_seeds(rows)]),
         *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
     ]
     return Report(
@@ -119,6 +123,7 @@ def assemble(config: ReportConfig) -> Report:
         floors=floors,
         analysis=_analysis(rows, factors, metrics[0]),
         flags=tuple(flags),
+        budget_note=_budget_note(unequal, matched),
     )
 
 
@@ -138,7 +143,7 @@ def _row(group: Group, metrics: Sequence[Metric]) -> Row:
     return Row(
         group,
         seeds,
-        {name: spread_of(values) for name, values in seeds.items()},
+        {name: spread_of(values, metric_of(name).is_fraction) for name, values in seeds.items()},
         {name: only[name] for name in seeds if name in only},
         mean_budget(budgets),
         figures,
@@ -222,9 +227,25 @@ def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
     return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
 
 
-def _budgets(rows: Sequence[Row]) -> list[str]:
-    found = unequal_budgets([row.budget for row in rows])
-    return [f"The budgets are not equal: {'; '.join(found)}."] if found else []
+def _apart(found: Mapping[str, tuple[int, int]]) -> list[Flag]:
+    return [
+        Flag(
+            f"{name} is over other tokens in some runs ({low:,} to {high:,} are supervised), so it is not compared; "
+            "metrics=[<others>] chooses what is."
+        )
+        for name, (low, high) in found.items()
+    ]
+
+
+def _budgets(unequal: Sequence[str], matched: str | None) -> list[str]:
+    said = [f"The budgets are not equal: {'; '.join(unequal)}."] if unequal else []
+    return [*said, *([f"The budgets were {matched}."] if matched else [])]
+
+
+def _budget_note(unequal: Sequence[str], matched: str | None) -> str | None:
+    """For under the table."""
+    said = [f"budgets are not equal: {'; '.join(unequal)}"] if unequal else []
+    return "; ".join([*([matched] if matched else []), *said]) or None
 
 
 def _seeds(rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tunelab.report.formatting import count_text
+from tunelab.report.formatting import count_text, plural
 from tunelab.report.reading import Run
 
 _ALIKE = 0.01  # budgets that differ by less, relative, are equal
@@ -55,6 +55,19 @@ def unequal_budgets(budgets: Sequence[Budget]) -> list[str]:
             factor = f", {max(values) / min(values):.3g} times" if min(values) > 0 else ""
             found.append(f"{name} {count_text(min(values))} to {count_text(max(values))}{factor}")
     return found
+
+
+def matched_budgets(runs: Sequence[Run]) -> str | None:
+    """`matched on trainable parameters to within 2.90%`, where the sweep of all runs solved them (`sweep.match`)."""
+    names = {run.matching.get("match") for run in runs}
+    if len(names) != 1 or None in names:
+        return None
+    gaps = [(run.matching.get("difference"), run.matching.get("knob")) for run in runs]
+    solved = [abs(gap) for gap, knob in gaps if gap is not None and (knob or abs(gap) <= _ALIKE)]
+    left = len(runs) - len(solved)
+    within = f" to within {max(solved):.2%}" if solved else ""
+    others = f", save {plural(left, 'run')} of methods with nothing to set" if left else ""
+    return f"matched on {str(names.pop()).replace('_', ' ')}{within}{others}"
 
 
 def _mean_length(folder: Path) -> float | None:

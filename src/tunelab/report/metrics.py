@@ -42,9 +42,14 @@ class Metric:
         return _kind(self.name)
 
     @property
+    def is_fraction(self) -> bool:
+        """Whether it is a share of something."""
+        return self.is_known and self.kind not in _NO_FRACTIONS
+
+    @property
     def scale(self) -> float:
         """By which it is shown: fractions as per cent."""
-        return 1.0 if not self.is_known or self.kind in _NO_FRACTIONS else 100.0
+        return 100.0 if self.is_fraction else 1.0
 
     @property
     def plain(self) -> str:

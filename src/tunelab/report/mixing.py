@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from tunelab.report.reading import Run
 
 _PACKAGES = ("tunelab", "torch", "transformers", "peft")
 UNKNOWN = "not recorded"
+PER_TOKEN = ("loss", "perplexity", "token_accuracy")  # means over supervised tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,21 @@ def measured_on(run: Run) -> str:
     held_out = [run.config.get(f"data.{key}") for key in ("test_fraction", "group_by")]
     counts = {name: value for name, value in run.metrics.items() if name.endswith("/num_examples") and name[0] != "b"}
     return _digest([files.get(path, [files, held_out]), sorted(counts.items())])
+
+
+def over_other_tokens(runs: Sequence[Run], names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Of the metrics `names` those that are means over tokens, and over differently many in some runs: from, to.
+
+    So it is where what is supervised was swept (`data.train_on`): such losses do not compare.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for name in names:
+        split, _, kind = name.rpartition("/")
+        counts = [run.metrics.get(f"{split}/num_supervised_tokens") for run in runs] if kind in PER_TOKEN else []
+        known = [int(count) for count in counts if count is not None]
+        if len(set(known)) > 1:
+            found[name] = (min(known), max(known))
+    return found
 
 
 def unfinished(runs: Sequence[Run]) -> list[Flag]:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Run:
     intervals: Mapping[str, Interval]
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
+    matching: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what its sweep set for an equal budget
 
     @property
     def is_finished(self) -> bool:
@@ -112,7 +113,7 @@ def read_run(folder: Path) -> Run:
     """Read one run. A damaged file makes the run `unreadable`, with the reason: no run is left out."""
     try:
         config = flatten(_yaml(folder / "config.yaml", dict))
-        summary = _json(folder / "summary.json")
+        summary, matching = _json(folder / "summary.json"), _matching(folder)
         status, reason = str(summary.get("status", NO_SUMMARY)), summary.get("reason")
         if status == FINISHED and not config:
             status, reason = UNREADABLE, "config.yaml is missing"
@@ -122,11 +123,12 @@ def read_run(folder: Path) -> Run:
             reason=reason,
             seed=int(config.get("seed", 0)),
             config=config,
-            typed=_typed(_yaml(folder / "overrides.yaml", list)),
+            typed=_typed(_yaml(folder / "overrides.yaml", list), matching.get("overrides", ())),
             metrics={name: float(value) for name, value in summary.get("metrics", {}).items() if value is not None},
             intervals={name: (low, high) for name, (low, high) in summary.get("intervals", {}).items()},
             facts={name: value for name, value in summary.items() if name not in ("metrics", "intervals")},
             provenance=_json(folder / "provenance.json"),
+            matching=matching,
         )
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -161,8 +163,16 @@ def read_lines(path: Path, having: str = "") -> Iterator[dict[str, Any]]:
                     yield record
 
 
-def _typed(overrides: Iterable[Any]) -> dict[str, str]:
-    parts = (str(override).partition("=") for override in overrides)
+def _matching(folder: Path) -> dict[str, Any]:
+    """What matching.json of its sweep says of a run."""
+    record = _json(folder.parent / "matching.json")
+    own = record.get("jobs", {}).get(folder.name.rpartition("_")[2])
+    return {"match": record["match"], **own} if own else {}
+
+
+def _typed(overrides: Iterable[Any], solved: Iterable[str]) -> dict[str, str]:
+    """Without what the sweep `solved`: a person typed something else."""
+    parts = (str(override).partition("=") for override in overrides if str(override) not in set(solved))
     return {key.lstrip("+"): value for key, sign, value in parts if sign and not key.startswith("~")}
 
 

@@ -56,14 +56,17 @@ class Standing:
         return self.p_value_holm is not None and self.p_value_holm < LEVEL
 
 
-def spread_of(values: Seeds) -> Spread:
-    """Mean, standard deviation and interval over seeds."""
+def spread_of(values: Seeds, is_fraction: bool = False) -> Spread:
+    """Mean, standard deviation and interval over seeds; that of a fraction is cut at 0 and 1."""
     numbers = list(values.values())
     mean = fmean(numbers)
     if len(numbers) < 2:
         return Spread(mean, len(numbers))
     deviation = stdev(numbers)
-    return Spread(mean, len(numbers), deviation, _around(mean, deviation / math.sqrt(len(numbers)), len(numbers) - 1))
+    low, high = _around(mean, deviation / math.sqrt(len(numbers)), len(numbers) - 1)
+    if is_fraction and min(numbers) >= 0 and max(numbers) <= 1:
+        low, high = max(0.0, low), min(1.0, high)
+    return Spread(mean, len(numbers), deviation, (low, high))
 
 
 def difference(first: Seeds, second: Seeds) -> Difference:

@@ -147,4 +147,6 @@ def reading_notes(report: Report, intervals: bool = True) -> list[str]:
         )
     if any(noise_of(report, row, metric) for row in report.rows for metric in report.metrics):
         notes.append(f"{BELOW_NOISE}: its difference from the best is below the noise floor")
+    if report.budget_note:
+        notes.append(report.budget_note)
     return notes

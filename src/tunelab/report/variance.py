@@ -20,6 +20,7 @@ from tunelab.report.distributions import f_p_value, t_quantile
 SEED = "seed"
 Columns = Mapping[str, Sequence[Any]]  # factor → its level in each run
 _ESTIMABLE = 1e-6
+_TOGETHER = ("how the factors act together (no two of them were changed in one run)",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,13 @@ def analyse(values: Sequence[float], factors: Columns, seeds: Sequence[int]) -> 
         num_runs=len(response),
         is_balanced=_is_balanced(columns),
         has_block=bool(blocks),
-        left_out=tuple(left_out),
+        left_out=tuple(_TOGETHER if len(left_out) > 1 and _are_pairs(left_out, pairs) else left_out),
     )
+
+
+def _are_pairs(left_out: Sequence[str], pairs: Sequence[tuple[str, ...]]) -> bool:
+    """Whether it is all of the pairs, as where one factor was changed at a time, and nothing else."""
+    return set(left_out) == {" × ".join(pair) for pair in pairs}
 
 
 def _term(columns: Columns, names: Sequence[tuple[str, ...]], name: tuple[str, ...], y: Floats, total: float) -> Term:

@@ -56,12 +56,12 @@ def make_jobs(
         own = tuple(each for each in typed if key_of(each).partition(".")[0] not in OF_THE_SWEEP)
         values = {key_of(each): each.partition("=")[2] for each in own}
         chosen = {axis: values[axis] for axis in axes if axis in values}  # a condition may leave one out
-        job = Job(content_hash(config, axes), chosen, _alone(config), own)
+        job = Job(content_hash(config, axes), chosen, alone(config), own)
         jobs.setdefault(job.id, job)
     return list(jobs.values()), len(configs) - len(jobs)
 
 
-def _alone(config: RunConfig) -> RunConfig:
+def alone(config: RunConfig) -> RunConfig:
     """The configuration of a run that belongs to no sweep."""
     return replace(config, sweep=SweepConfig(), search=SearchConfig())
 

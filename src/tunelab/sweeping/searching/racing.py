@@ -14,8 +14,8 @@ def is_decided(trial: Mapping[int, float], best: Mapping[int, float], higher_is_
 
     The paired differences (positive: the trial is worse) have a lower one-sided 95 % limit, mean − t · sd / √n with
     n − 1 degrees of freedom; it is decided where that is above 0. Two seeds are needed. Where all differences are
-    equal, there is no spread, and their sign decides. Racing is of Maron and Moore 1994; paired t tests that are not
-    adjusted for the number of looks are one of the rules that Birattari et al. 2002 compare with F-Race.
+    equal, there is no spread, and their sign decides. Racing with paired t tests is that of irace (López-Ibáñez et al.
+    2016), there over instances.
     """
     sign = 1 if higher_is_better else -1
     differences = [sign * (best[seed] - value) for seed, value in trial.items() if seed in best]
