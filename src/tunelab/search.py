@@ -13,6 +13,8 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.config import Pruner, RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.multirun import asked_overrides, compose_jobs, unswept
+from tunelab.report.reading import flatten
+from tunelab.run import RESUMABLE_KEYS
 from tunelab.sweeping.conditions import parse_conditions
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.jobs import OF_THE_SWEEP, Job, key_of, make_jobs, sweep_name
@@ -73,7 +75,13 @@ def _plan(master: DictConfig, base: RunConfig, space: Space, in_process: bool) -
     name = sweep.name or sweep_name(base.name, space.keys, {**unswept(master), "search": asked})
     folder = SweepFolder(Path(base.output_dir) / "sweeps" / name)
     command = [str(each) for each in master.hydra.overrides.task]
-    return Plan(space, objectives, settings, folder, command, limits), rules
+    return Plan(space, objectives, settings, folder, _fixed(master, space), command, limits), rules
+
+
+def _fixed(master: DictConfig, space: Space) -> dict[str, Any]:
+    """What all trials share, by key; of memory knobs nothing depends."""
+    rest = flatten(unswept(master))
+    return {key: value for key, value in rest.items() if key not in ("name", *RESUMABLE_KEYS, *space.keys)}
 
 
 def _require_use(base: RunConfig, typed: Typed) -> None:

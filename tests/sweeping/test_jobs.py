@@ -75,9 +75,10 @@ def test_the_index_gathers_what_was_asked(tmp_path: Path):
     assert index["axes"] == {"seed": ["1", "2", "3"]}
     assert [entry["axes"]["seed"] for entry in index["jobs"]] == ["1", "2", "3"]
     assert index["commands"] == [["seed=1,2"], ["seed=2,3"]]
-    (sweep.path / "sweep.json").write_text("{")
-    with pytest.raises(ConfigError, match="found a damaged file"):
-        sweep.record(some_jobs(1), ["seed"], [])
+    for damaged in ("{", "[1]", '{"jobs": 3}', '{"jobs": [{}]}', '{"axes": {"seed": 1}}', '{"commands": [3]}'):
+        (sweep.path / "sweep.json").write_text(damaged)
+        with pytest.raises(ConfigError, match="found a damaged file"):
+            sweep.record(some_jobs(1), ["seed"], [])
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         SweepFolder(tmp_path / "file").record(some_jobs(1), ["seed"], [])

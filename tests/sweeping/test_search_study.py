@@ -207,9 +207,20 @@ def test_another_search_in_the_folder_is_refused(tmp_path: Path):
     narrower = Space((Reals("lr", 1e-5, 1e-2, log=True), Integers("r", 2, 64)))
     with pytest.raises(ConfigError, match=r"differs in the space\); set sweep.name="):
         opened(tmp_path, space=narrower)
-    with pytest.raises(ConfigError, match=r"differs in search.objectives and search.seeds\)"):
+    with pytest.raises(ConfigError, match=r"differs in search.objectives, search.seeds\)"):
         opened(tmp_path, objectives=TWO, seeds=[1, 2])
     opened(tmp_path, sampler=Sampler.random, pruner=Pruner.median, seed=3)  # these may change
+
+
+def test_trials_of_another_configuration_are_not_mixed_in(tmp_path: Path):
+    asked = (tmp_path / "optuna.db", MIXED, LOSS, SearchConfig())
+    fixed = {"trainer.max_steps": 4, "seed": 0, "name": "a", "data.path": "a.jsonl"}
+    Study(*asked, fixed)
+    Study(*asked, dict(fixed))
+    with pytest.raises(ConfigError, match=r"differs in trainer.max_steps\); set sweep.name="):
+        Study(*asked, fixed | {"trainer.max_steps": 8})
+    with pytest.raises(ConfigError, match=r"differs in peft.use_dora, trainer.max_steps, seed, name and 1 more\)"):
+        Study(*asked, {"peft.use_dora": True})
 
 
 def test_a_damaged_study_is_one_sentence(tmp_path: Path):

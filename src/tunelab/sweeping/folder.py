@@ -123,11 +123,25 @@ class SweepFolder:
     def _read(self) -> dict[str, Any]:
         path = self.path / INDEX
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
+            index: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError:
+            index = None
+        if not _is_index(index):
             raise ConfigError(
-                f"{path}: expected JSON, found a damaged file; delete it, jobs are found without."
-            ) from error
+                f"{path}: expected the index of a sweep, found a damaged file; delete it, jobs are found without."
+            )
+        return index
+
+
+def _is_index(content: Any) -> bool:
+    """Whether a file has the form of sweep.json, as far as it is read here."""
+    try:
+        jobs, axes, commands = content.get("jobs", []), content.get("axes", {}), content.get("commands", [])
+        return all(isinstance(each, list) for each in (jobs, commands, *commands, *axes.values())) and all(
+            isinstance(job["id"], str) for job in jobs
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
 
 
 def is_claimed(folder: RunFolder) -> bool:

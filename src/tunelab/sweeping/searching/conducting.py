@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 
@@ -28,12 +29,16 @@ MANY = 10**6  # jobs, as far as the machine is shared out
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be searched, by what, and where. `typed`: the command; `limits`: None for this process alone."""
+    """What is to be searched, by what, and where.
+
+    `fixed`: key → value of what all trials share; `typed`: the command; `limits`: None for this process alone.
+    """
 
     space: Space
     objectives: Sequence[Objective]
     settings: SearchConfig
     folder: SweepFolder
+    fixed: Mapping[str, Any]
     typed: Sequence[str]
     limits: Limits | None
 
@@ -74,7 +79,7 @@ def run_search(plan: Plan, rules: Rules, jobs_of: Callable[[Asked], Mapping[int,
                 f"sweep.name: expected a folder in which no search is under way, found one in {plan.folder.path}; wait "
                 "for its end, or set sweep.name=<another>."
             )
-        study = Study(plan.folder.path / DATABASE, plan.space, plan.objectives, plan.settings)
+        study = Study(plan.folder.path / DATABASE, plan.space, plan.objectives, plan.settings, plan.fixed)
         if rules.rerun is Rerun.failed:
             study.retry_failed()
         try:

@@ -1,6 +1,7 @@
 """The study: optuna.db in the folder of a search, what its trials are asked to be, and what became of them."""
 
 import contextlib
+import json
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tunelab.config import Sampler, SearchConfig
 from tunelab.errors import ConfigError, TunelabError, first_line
+from tunelab.report.formatting import joined
 from tunelab.sweeping.searching.objectives import Objective
 from tunelab.sweeping.searching.samplers import grid_points, make_pruner, make_sampler
 from tunelab.sweeping.searching.space import Choices, Integers, Parameter, Space
@@ -30,6 +32,7 @@ STATES = {
 # What is kept of a trial besides Optuna's own.
 SEEDS, JOBS, REASON, RACED, RETRIES = "values_of_seeds", "jobs", "reason", "raced", "retries"
 MIN_TRIALS_FOR_IMPORTANCE = 10
+ABSENT = "???"  # of a key that only one of two searches has
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +63,20 @@ class Record:
 class Study:
     """Asks Optuna for trials and tells it of them. One process at a time works with it."""
 
-    def __init__(self, path: Path, space: Space, objectives: Sequence[Objective], settings: SearchConfig) -> None:
+    def __init__(
+        self,
+        path: Path,
+        space: Space,
+        objectives: Sequence[Objective],
+        settings: SearchConfig,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`fixed`: key → value of what all trials share; trials of other values are not comparable with these."""
         self._space, self._settings = space, settings
         self._points = grid_points(space) if settings.sampler is Sampler.grid else []
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says goes into the table of the sweep
         with _told(path):
-            self._study = _open(path, space, objectives, list(settings.seeds))
+            self._study = _open(path, objectives, _asked(space, objectives, settings, fixed or {}))
         self._path = path
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
@@ -203,26 +214,34 @@ class Study:
         )
 
 
-def _open(path: Path, space: Space, objectives: Sequence[Objective], seeds: Sequence[int]) -> optuna.Study:
+def _asked(
+    space: Space, objectives: Sequence[Objective], settings: SearchConfig, fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What all trials of one study have in common, as it is read back."""
+    asked = {
+        "the space": space.to_dict(),
+        "search.objectives": [each.name for each in objectives],
+        "search.seeds": list(settings.seeds),
+        **fixed,
+    }
+    return json.loads(json.dumps(asked, default=str))
+
+
+def _open(path: Path, objectives: Sequence[Objective], asked: Mapping[str, Any]) -> optuna.Study:
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     known = any(study.study_name == STUDY for study in storage.get_all_studies())
     directions = [StudyDirection.MAXIMIZE if each.higher_is_better else StudyDirection.MINIMIZE for each in objectives]
-    asked: dict[str, Any] = {
-        "the space": space.to_dict(),
-        "search.objectives": [each.name for each in objectives],
-        "search.seeds": list(seeds),
-    }
     if not known:
         study = optuna.create_study(study_name=STUDY, storage=storage, directions=directions)
         study.set_user_attr("asked", asked)
         return study
     study = optuna.load_study(study_name=STUDY, storage=storage)
     earlier: dict[str, Any] = study.user_attrs.get("asked", {})
-    other = [name for name, value in asked.items() if earlier.get(name) != value]
+    other = [key for key in {**asked, **earlier} if earlier.get(key, ABSENT) != asked.get(key, ABSENT)]
     if other:
         raise ConfigError(
             f"sweep.name: expected the search that lies in {path.parent}, found another one (it differs in "
-            f"{' and '.join(other)}); set sweep.name=<another>."
+            f"{joined(other)}); set sweep.name=<another>."
         )
     return study
 
