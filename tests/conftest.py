@@ -125,7 +125,7 @@ def compose_config() -> Callable[..., Any]:
         groups, values = [], []
         for each in OverridesParser.create(config_loader=loader).parse_overrides(overrides):
             is_group = loader.repository.group_exists(each.key_or_group) and not isinstance(each.value(), dict)
-            (groups if is_group else values).append(each)
+            (groups if is_group or each.key_or_group.startswith("hydra.") else values).append(each)
         chosen = [str(each.input_line) for each in groups]
         key = (command, str(folder), *chosen)
         if key not in by_groups or folder != REPOSITORY / "conf":  # other folders are written to

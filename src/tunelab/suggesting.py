@@ -63,7 +63,6 @@ FOREIGN_KEYS = {
     "weight_decay": "optim.optimizer.weight_decay",
     "betas": "optim.optimizer.betas",
     "eps": "optim.optimizer.eps",
-    "momentum": "optim.optimizer.momentum",
     "adam_beta1": "optim.optimizer.betas=[<beta1>,<beta2>]",
     "adam_beta2": "optim.optimizer.betas=[<beta1>,<beta2>]",
     "adam_epsilon": "optim.optimizer.eps",

@@ -73,7 +73,7 @@ def steps_done(folder: Path) -> int:
     return len(metrics.read_text().splitlines()) if metrics.is_file() else 0
 
 
-def until(condition: Callable[[], bool], limit: float = 60) -> bool:
+def until(condition: Callable[[], bool], limit: float = 600) -> bool:
     """Look again and again, as nothing tells what other processes write; False where the time is up."""
     never, end = threading.Event(), time.monotonic() + limit
     while not condition():
@@ -83,7 +83,7 @@ def until(condition: Callable[[], bool], limit: float = 60) -> bool:
     return True
 
 
-def once(condition: Callable[[], bool], action: Callable[[], None], limit: float = 60) -> threading.Thread:
+def once(condition: Callable[[], bool], action: Callable[[], None], limit: float = 600) -> threading.Thread:
     """Do `action` in another thread as soon as `condition` holds."""
     thread = threading.Thread(target=lambda: until(condition, limit) and action(), daemon=True)
     thread.start()

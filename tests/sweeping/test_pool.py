@@ -194,7 +194,7 @@ def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):
 def test_two_devices_give_the_run_of_one_and_a_killed_job_leaves_no_process(sweep, tiny_config, tmp_path: Path):
     """One sweep for both: to start a job on several devices is to import everything in each of its processes."""
     mine = tmp_path / "outputs" / "sweeps" / "mine"
-    once(lambda: any(steps_done(each) > 3 for each in mine.glob("*-2000_*")), lambda: kill_job(signal.SIGKILL), 120)
+    once(lambda: any(steps_done(each) > 3 for each in mine.glob("*-2000_*")), lambda: kill_job(signal.SIGKILL))
     # Answers are scored in the first process; early stopping needs the figure in both, or they wait for each other.
     scored = ("evaluation.generate=true", "evaluation.max_new_tokens=2", "trainer.score_every_validations=1")
     scored += ("trainer.num_scored_examples=4", "trainer.monitor=val/exact_match")
