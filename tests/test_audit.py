@@ -44,6 +44,12 @@ def test_keys_inside_of_dictionaries_count(overrides: list[str], unused: str | N
         refuse_unread_keys(config, typed)
 
 
+def test_settings_of_a_sweep_without_one_are_told_what_is_missing(tiny_config):
+    config = tiny_config("sweep.workers=2", "search.num_trials=3")
+    with pytest.raises(ConfigError, match=r"^sweep\.workers, search\.num_trials: .* add -m, or remove it\.$"):
+        refuse_unread_keys(config, ["sweep.workers=2", "search.num_trials=3"])
+
+
 def test_a_dictionary_remembers_what_was_read_of_it(tiny_config):
     config = tiny_config()
     node = config.peft

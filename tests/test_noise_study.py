@@ -75,6 +75,8 @@ def test_a_run_that_failed_is_not_repeated(typed, tmp_path: Path, tiny_config):
         (["run=.", "seeds=[3,3]"], "seeds: expected integers in [0, 2**32), each once"),
         (["run=.", "seeds=[5]"], "seeds: expected seeds other than the run's own, found 5"),
         (["run=.", "sweep.name=x"], "sweep.name: set, but nothing uses it"),
+        (["run=.", "sweep.metric=test/loss"], "sweep.metric: set, but nothing uses it"),
+        (["run=.", "to=sweep"], "to: expected a new folder, or one with an earlier study, found 'sweep'"),
         (["run=.", "to=taken"], "to: expected a new folder, or one with an earlier study, found 'taken'"),
     ],
 )
@@ -84,6 +86,8 @@ def test_a_mistake_is_one_sentence(typed, tmp_path: Path, tiny_config, arguments
     (tmp_path / "config.yaml").write_text(dump_config(tiny_config("seed=5")), encoding="utf-8")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text('{"axes": {"peft.r": ["2", "4"]}}')
     done = typed("noise", *arguments)
     assert done.returncode == 1
     assert said in done.stderr
@@ -174,6 +178,7 @@ def test_deviations_and_intervals_are_those_of_the_textbook():
     assert noise.other_seeds is not None
     assert noise.same_seed.value == pytest.approx(math.sqrt(2))
     assert noise.other_seeds.value == pytest.approx(np.std([2.0, 4.0], ddof=1))
+    assert noise.to_dict()["n"] == 3  # runs
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 7, 30, 200])

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunelab.config import DataConfig, Section, read_entries, read_keys
+from tunelab.config import DataConfig, RunConfig, Section, read_entries, read_keys
 from tunelab.embedded import PREFIX
 from tunelab.errors import ConfigError
 
@@ -17,6 +17,9 @@ def refuse_unread_keys(config: Section, overrides: Sequence[str], below: str = "
     """
     typed = [key for key in map(_key_of, overrides) if key and key.startswith(below)]
     unread = [key for key in typed if _is_unread(config, key.split("."))]
+    several = [key for key in unread if key.startswith(("sweep.", "search."))]
+    if several and isinstance(config, RunConfig) and not below:
+        raise ConfigError(f"{', '.join(several)}: of several runs, and this is one; add -m, or remove it.")
     if unread:
         raise ConfigError(
             f"{', '.join(unread)}: set, but nothing uses it in this configuration (another choice makes it "

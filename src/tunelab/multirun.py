@@ -192,7 +192,7 @@ def _require_training(node: DictConfig) -> None:
 
 
 def _of_job(overrides: Sequence[str], problem: str) -> str:
-    return f"{problem} (of the job {' '.join(overrides)}; none was started)"
+    return f"{problem} (of the job {' '.join(overrides)})"
 
 
 def _as_return(job: Job, outcome: Outcome) -> JobReturn:

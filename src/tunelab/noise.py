@@ -44,13 +44,13 @@ def study_noise(config: NoiseConfig, run: RunConfig, folder: RunFolder, override
     jobs = repeats(config, original)
     place = Path(config.to or Path(run.output_dir) / "sweeps" / f"noise_{original.folder.name}")
     refuse_unused(config, config.sweep, overrides)
-    require_new_or_own(place, "study")
+    require_new_or_own(place, "study", ("seed", "repeat"))
     _require_finished(read_run(original.folder))
     with_threads_of([folder.read_json("provenance.json")])
     sweep, outcomes = run_again(jobs, place, config.sweep, overrides)
     found = [run for run in (read_run(sweep.job(job).path) for job in jobs) if run.is_finished]
     if not found:
-        refuse_failed(outcomes, place)
+        refuse_failed(outcomes)
     runs, left_out = comparable(read_run(original.folder), found)
     study = noise_by_metric(runs, run.seed)
     identical = are_identical(runs, run.seed)

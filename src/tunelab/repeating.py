@@ -1,12 +1,12 @@
 """Earlier runs done again: each a job of the pool, with the configuration of the run and a folder of its own."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import RunConfig, Section, SweepConfig
+from tunelab.config import RunConfig, Section, SweepConfig, mark_read
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.hashing import file_sha256
 from tunelab.run import RESUMABLE_KEYS, RunFolder
@@ -14,7 +14,7 @@ from tunelab.sweeping.folder import Outcome, Status, SweepFolder
 from tunelab.sweeping.jobs import Job, alone, content_hash, digest, key_of
 from tunelab.sweeping.running import run_jobs
 
-USED_KEYS = ("workers", "job_timeout", "rerun", "metric")  # of `sweep`
+USED_KEYS = ("workers", "job_timeout", "rerun")  # of `sweep`
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,7 @@ def run_again(
 
 def refuse_unused(config: Section, settings: SweepConfig, overrides: Sequence[str]) -> None:
     """Refuse keys that were typed and have no use here, those of `sweep` that are for other sweeps among them."""
-    for key in USED_KEYS:
-        _ = getattr(settings, key)
+    mark_read(settings, *USED_KEYS)
     refuse_unread_keys(config, overrides)
 
 
@@ -78,19 +77,21 @@ def weights_sha256(folder: Path) -> dict[str, str]:
     return {path.name: file_sha256(path) for path in sorted((folder / "adapter").glob("*.safetensors"))}
 
 
-def refuse_failed(outcomes: Mapping[str, Outcome], kept: Path) -> None:
-    """Raise a TunelabError where jobs have failed; it says what of."""
+def refuse_failed(outcomes: Mapping[str, Outcome], kept: Path | None = None) -> None:
+    """Raise a TunelabError where jobs have failed; it says what of. `kept`: what is over the others."""
     failed = [outcome for outcome in outcomes.values() if outcome.status is not Status.finished]
     if failed:
+        others = f"{kept} is over the others; " if kept else ""
         raise TunelabError(
             f"{len(failed)} of {len(outcomes)} runs did not finish ({failed[0].reason or failed[0].status.value}); "
-            f"{kept} is over the others; the same command tries them again."
+            f"{others}the same command tries them again."
         )
 
 
-def require_new_or_own(folder: Path, record: str) -> None:
-    """Raise a ConfigError where a folder holds something else than what this command left in it."""
-    if folder.exists() and not (folder.is_dir() and ((folder / "sweep.json").is_file() or not any(folder.iterdir()))):
+def require_new_or_own(folder: Path, record: str, axes: Collection[str]) -> None:
+    """Raise a ConfigError where a folder holds something else than what this command left in it: jobs over `axes`."""
+    is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if not is_new and SweepFolder(folder).axes() != {*axes}:
         raise ConfigError(
             f"to: expected a new folder, or one with an earlier {record}, found {str(folder)!r}; set to=<another>."
         )

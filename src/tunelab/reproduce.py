@@ -62,7 +62,7 @@ def reproduce(config: ReproduceConfig, overrides: Sequence[str]) -> None:
     floors = read_floors(config.noise, [*config.runs, str(table.place)])
     folder = _folder(config, table)
     refuse_unused(config, config.sweep, overrides)
-    require_new_or_own(folder, "reproduction")
+    require_new_or_own(folder, "reproduction", ("run",))
     with_threads_of([run.provenance for _, run in chosen])
     threads = plan_machine(config.sweep.workers, len(chosen)).num_threads
     tasks = _tasks(chosen, threads)
@@ -123,7 +123,8 @@ def _tasks(chosen: Sequence[tuple[PublishedRow, Run]], num_threads: int) -> list
     tasks: list[Task] = []
     for row, run in chosen:
         config, folder = open_one(str(run.folder))
-        inputs = json.dumps(to_plain([config.model, config.data, config.evaluation, config.peft.get("from_adapter")]))
+        own = [config.model, config.data, config.evaluation, config.peft.get("from_adapter")]
+        inputs = json.dumps(to_plain([*own, config.trainer.accelerator]))
         if inputs not in records:
             records[inputs] = _present(config, run, num_threads)
         now = {**records[inputs], "memory_knobs": run.provenance.get("memory_knobs", {})}  # the configuration's

@@ -41,10 +41,10 @@ def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
 
     Raises:
         ConfigError: the search cannot be done as asked; nothing was started or written.
-        TunelabError: trials have failed.
+        TunelabError: trials did not finish.
         Interrupted: a signal came.
     """
-    typed = read_overrides(asked_overrides(loader, master))
+    typed = read_overrides(without_seeds_of_a_file(asked_overrides(loader, master), len(master.hydra.overrides.task)))
     firsts = {each.key: each.values[0] for each in typed.parameters if isinstance(each, Choices)}  # may be required
     [base] = compose_jobs(loader, master, [_written(typed, firsts)])
     space = _space(typed, base)
@@ -91,6 +91,13 @@ def _require_use(base: RunConfig, typed: Typed) -> None:
     mark_read(base.search, "num_trials")
     for section in OF_THE_SWEEP:
         refuse_unread_keys(base, typed.fixed, below=f"{section}.")
+
+
+def without_seeds_of_a_file(asked: Sequence[Override], num_typed: int) -> list[Override]:
+    """Where `search.seeds` is typed, it takes the place of the seeds that an experiment sweeps."""
+    of_file, typed = asked[: len(asked) - num_typed], asked[len(asked) - num_typed :]
+    replaced = any(key_of(each.input_line or "") == "search.seeds" for each in typed)
+    return [*(each for each in of_file if not (replaced and key_of(each.input_line or "") == "seed")), *typed]
 
 
 def read_overrides(overrides: Sequence[Override]) -> Typed:

@@ -83,9 +83,8 @@ def quiet_libraries() -> None:
 def config_tree(config: RunConfig) -> Tree:
     """The configuration, sections as branches; what is null or empty is left out."""
     tree = Tree(Text("configuration (null and empty values are left out; config.yaml has all)", style="bold"))
-    own = {
-        key: value for key, value in to_plain(config).items() if key not in ("sweep", "search")
-    }  # which no run reads
+    unread = ("sweep", "search")  # by a run
+    own = {key: value for key, value in to_plain(config).items() if key not in unread}
     _grow(tree, _without_nothing(own))
     return tree
 

@@ -68,7 +68,10 @@ def test_a_sweep_becomes_a_folder_of_files(run, sweep):
         f"{name}.{kind}" for name in figures for kind in ("png", "pdf")
     }
     assert "warning: Left out of all figures: 2 of 12 runs (" in done.stdout
+    said = re.search(r"^best .* \((.* all others|not tested .*)\)$", done.stdout, re.MULTILINE)
+    assert said is not None, done.stdout
     html = (folder / "report.html").read_text()
+    assert f"; {said[1]}</small>" in html
     page = Page(html)
     assert sum(tag == "svg" for tag, _ in page.tags) == len(figures)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from sweeping_runs import adapter_of, jobs_of, kill_job, metrics_of, once, signal_self, steps_done, summary_of, until
 
 from tunelab.config import RunConfig, mark_read
+from tunelab.errors import TunelabError
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
 from tunelab.run import RunFolder
 from tunelab.sweeping.pool import Pool
+from tunelab.sweeping.source import Listed, Stop
 
 sweep = sweeping_runs.sweep
 
@@ -144,6 +146,22 @@ def test_a_second_signal_stops_at_once(sweep, tmp_path: Path, monkeypatch):
     assert done.returncode == 128 + signal.SIGTERM
     [stopped] = mine.glob("seed-1*")
     assert summary_of(stopped)["status"] == "interrupted"
+
+
+def test_an_error_of_the_source_stops_the_jobs_and_blames_none(sweep, tmp_path: Path, monkeypatch):
+    mine = tmp_path / "outputs" / "sweeps" / "mine"
+
+    def to_stop(source: Listed) -> dict[str, Stop]:
+        if any(steps_done(each) > 3 for each in mine.glob("seed-1*")):
+            raise TunelabError("optuna.db: the disk is full")
+        return {}
+
+    monkeypatch.setattr(Listed, "to_stop", to_stop)
+    done = sweep(*ONE_AT_A_TIME, *LONG, "seed=1,2")
+    assert (done.returncode, done.stderr) == (1, "error: optuna.db: the disk is full\n")
+    [stopped] = mine.glob("seed-1*")
+    assert summary_of(stopped)["status"] == "interrupted"
+    assert list(mine.glob("seed-2*")) == []
 
 
 def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tunelab.config import DataConfig, EvaluationSetConfig, RunConfig, SearchConfig, TrainerConfig
 from tunelab.errors import ConfigError
 from tunelab.run import RunFolder
-from tunelab.search import read_overrides
+from tunelab.search import read_overrides, without_seeds_of_a_file
 from tunelab.sweeping.conditions import parse_conditions
 from tunelab.sweeping.searching.objectives import choose_objectives, value_of
 from tunelab.sweeping.searching.samplers import grid_points
@@ -58,6 +58,19 @@ def test_what_is_no_space(line: str, said: str):
     with pytest.raises(ConfigError) as refused:
         parameter(line)
     assert str(refused.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        (["search.seeds=[1,2]"], ["peft.r=4,8", "search.seeds=[1,2]"]),
+        (["optim.lr=1e-3"], ["peft.r=4,8", "seed=1,2,3", "optim.lr=1e-3"]),
+        (["search.seeds=[1,2]", "seed=7"], ["peft.r=4,8", "search.seeds=[1,2]", "seed=7"]),  # refused later
+    ],
+)
+def test_search_seeds_take_the_place_of_seeds_that_a_file_sweeps(typed: list[str], left: list[str]):
+    asked = OverridesParser.create().parse_overrides(["peft.r=4,8", "seed=1,2,3", *typed])
+    assert [each.input_line for each in without_seeds_of_a_file(asked, len(typed))] == left
 
 
 def test_numbers_are_typed_short_and_stay_inside():

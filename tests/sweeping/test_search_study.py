@@ -241,6 +241,27 @@ def test_the_best_has_all_its_seeds(tmp_path: Path):
     assert best_of(study.records(), higher_is_better=True).number == 2
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_what_matters_is_what_makes_trials_good(tmp_path: Path, higher_is_better: bool):
+    """`x` decides what is high, `y` what is low; plain Optuna knows from the direction which of them is good."""
+    space = Space((Reals("x", 0.0, 1.0), Reals("y", 0.0, 1.0)))
+    objectives = (Objective("val/token_accuracy", higher_is_better),)
+    study = opened(tmp_path, space=space, objectives=objectives, sampler=Sampler.random, num_trials=40)
+    plain = optuna.create_study(direction="maximize" if higher_is_better else "minimize")
+    assert study.importances() == {}
+    for _ in range(40):
+        asked = study.ask()
+        x, y = (float(asked.values[key]) for key in "xy")
+        good = 10.0 if x > 0.8 else -10.0 * (y > 0.8)
+        study.complete(asked.number, [good], {0: [good]}, raced=False)
+        distribution = optuna.distributions.FloatDistribution(0.0, 1.0)
+        point = {"params": {"x": x, "y": y}, "distributions": {"x": distribution, "y": distribution}}
+        plain.add_trial(optuna.trial.create_trial(value=good, **point))
+    expected = optuna.importance.get_param_importances(plain)
+    assert study.importances() == pytest.approx(expected, rel=1e-3)
+    assert next(iter(expected)) == ("x" if higher_is_better else "y")
+
+
 @pytest.mark.parametrize(
     ("settings", "space", "objectives", "said"),
     [
@@ -312,3 +333,5 @@ def test_metrics_are_followed_line_by_line(tmp_path: Path):
     (tmp_path / "new").write_text(line + "\n" + json.dumps({"step": 30, "val/loss": 1.0}) + "\nno json\n")
     (tmp_path / "new").replace(path)  # as a resumed run does
     assert follower.news() == [(30, 1.0)]
+    path.write_text(json.dumps({"step": 40, "val/loss": 0.5}) + "\n")  # shorter, and the same file for the system
+    assert follower.news() == [(40, 0.5)]

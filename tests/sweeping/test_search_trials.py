@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tunelab.config import Pruner, Rerun, RunConfig, Sampler, SearchConfig
-from tunelab.errors import ConfigError
+from tunelab.errors import ConfigError, TunelabError
 from tunelab.run import RunFolder
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.job_process import _forget_pruning
 from tunelab.sweeping.jobs import Job, make_jobs
 from tunelab.sweeping.pool import record_stop
+from tunelab.sweeping.searching.conducting import require_success
 from tunelab.sweeping.searching.objectives import Objective
 from tunelab.sweeping.searching.space import Choices, Space
 from tunelab.sweeping.searching.study import Asked, Study
@@ -179,6 +180,17 @@ def test_no_trial_begins_after_the_time_is_up(tmp_path: Path):
     bench = Bench(tmp_path, rules={"timeout": 1e-9})
     assert bench.next() is None
     assert bench.states() == []
+
+
+def test_a_trial_whose_job_was_stopped_from_outside_is_no_success(tmp_path: Path):
+    bench = Bench(tmp_path, ("1", "2"))
+    for status, value in (("interrupted", None), ("finished", 1.0)):
+        job = bench.next()
+        assert job is not None
+        bench.end(job, status, value)
+    assert bench.next() is None
+    with pytest.raises(TunelabError, match=r"^1 of 2 trials did not finish: trial 0: stopped; the same command tries"):
+        require_success(bench.study)
 
 
 def test_a_stop_is_written_into_the_summary(tmp_path: Path):

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from statistics import NormalDist, fmean, variance
+from statistics import NormalDist, fmean
 
 from tunelab.evaluation.statistics import LEVEL
 from tunelab.report.distributions import t_quantile
-from tunelab.report.noise import Floor
+from tunelab.report.noise import Floor, pooled
 
 
 class Verdict(Enum):
@@ -65,13 +65,11 @@ def scales(
     for name in metrics:
         floor = floors.get(name)
         known = [each for each in (floor.same_seed, floor.other_seeds) if each is not None] if floor else []
-        samples = [list(row[name].values()) for row in tables if len(row.get(name, ())) > 1]
-        degrees = sum(len(sample) - 1 for sample in samples)
+        deviation, degrees = pooled([list(row.get(name, {}).values()) for row in tables])
         if floor and known:
             found[name] = Scale(max(known), None, floor.source)
-        elif degrees:
-            pooled = sum((len(sample) - 1) * variance(sample) for sample in samples) / degrees
-            found[name] = Scale(math.sqrt(pooled), degrees, "the seeds of the table")
+        elif deviation is not None:
+            found[name] = Scale(deviation, degrees, "the seeds of the table")
     return found
 
 
@@ -84,8 +82,8 @@ def tolerance(scale: Scale | None, count: int, num_compared: int) -> float | Non
     if scale is None:
         return None
     level = LEVEL / max(1, num_compared)
-    known = scale.degrees is None
-    quantile = NormalDist().inv_cdf(1 - level / 2) if known else t_quantile(1 - level, scale.degrees or 1)
+    degrees = scale.degrees
+    quantile = NormalDist().inv_cdf(1 - level / 2) if degrees is None else t_quantile(1 - level, degrees)
     return quantile * scale.deviation * math.sqrt(2 / count)
 
 

@@ -17,7 +17,7 @@ from tunelab.report.figures import draw_all
 from tunelab.report.markdown import report_markdown
 from tunelab.report.pages import report_page
 from tunelab.report.records import report_json, results_csv
-from tunelab.report.table import cells
+from tunelab.report.table import cells, claim
 from tunelab.report.tex import table_tex
 
 FOLDER, PAGE, RECORD = "report", "report.html", "report.json"
@@ -44,7 +44,8 @@ def report(config: ReportConfig, overrides: Sequence[str]) -> None:
     best = found.ranked[0]
     cell = cells(found, best)[0]
     deviation = f" ± {cell.deviation}" if cell.deviation else ""
-    print(printable(f"best         {best.group.label}: {found.main.label} {cell.mean}{deviation}"))
+    said = f" ({claim(found)})" if claim(found) else ""
+    print(printable(f"best         {best.group.label}: {found.main.label} {cell.mean}{deviation}{said}"))
     print(f"report       {folder / PAGE}\ntable        {folder / 'table.tex'}")
 
 

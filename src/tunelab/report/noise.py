@@ -64,8 +64,8 @@ def floors_of_runs(groups: Sequence[Group], metrics: Sequence[Metric]) -> dict[s
     for metric in metrics:
         repeats = _repeats(groups, metric)
         if any(len(values) > 1 for cells in repeats for values in cells):
-            same = _pooled([values for cells in repeats for values in cells])
-            other = _pooled([[fmean(values) for values in cells] for cells in repeats])
+            same, _ = pooled([values for cells in repeats for values in cells])
+            other, _ = pooled([[fmean(values) for values in cells] for cells in repeats])
             floors[metric.name] = Floor(same, other, "repeated runs of this report")
     return floors
 
@@ -82,10 +82,11 @@ def _repeats(groups: Sequence[Group], metric: Metric) -> list[list[list[float]]]
     return found
 
 
-def _pooled(samples: Sequence[Sequence[float]]) -> float | None:
+def pooled(samples: Sequence[Sequence[float]]) -> tuple[float | None, int]:
+    """The standard deviation within samples, from their pooled variances, and its degrees of freedom; None without."""
     parts = [((len(sample) - 1), variance(sample)) for sample in samples if len(sample) > 1]
     degrees = sum(own for own, _ in parts)
-    return math.sqrt(sum(own * each for own, each in parts) / degrees) if degrees else None
+    return math.sqrt(sum(own * each for own, each in parts) / degrees) if degrees else None, degrees
 
 
 def _read(file: Path) -> dict[str, Floor]:

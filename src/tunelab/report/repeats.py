@@ -24,6 +24,7 @@ class Noise:
     """The noise of one figure: between runs of the same seed, and between seeds; None of fewer than two values."""
 
     mean: float
+    num_runs: int
     same_seed: Deviation | None
     other_seeds: Deviation | None
 
@@ -32,7 +33,7 @@ class Noise:
         both = {"same_seed": self.same_seed, "other_seeds": self.other_seeds}
         return {
             **{name: each.value if each else None for name, each in both.items()},
-            "n": sum(each.count for each in both.values() if each),
+            "n": self.num_runs,
             **{f"{name}_n": each.count for name, each in both.items() if each},
             **{f"{name}_interval": list(each.interval) for name, each in both.items() if each and each.interval},
             "mean": self.mean,
@@ -42,7 +43,8 @@ class Noise:
 def noise_of(by_seed: Mapping[int, Sequence[float]], own_seed: int) -> Noise:
     """The noise of a figure, seed → values of its runs. A seed that was run several times is one value, their mean."""
     means = [fmean(values) for values in by_seed.values()]
-    return Noise(fmean(means), deviation_of(by_seed.get(own_seed, [])), deviation_of(means))
+    num_runs = sum(map(len, by_seed.values()))
+    return Noise(fmean(means), num_runs, deviation_of(by_seed.get(own_seed, [])), deviation_of(means))
 
 
 def deviation_of(values: Sequence[float]) -> Deviation | None:

@@ -86,6 +86,16 @@ def noise_of(report: Report, row: Row, metric: Metric) -> str | None:
     return floor.mark(standing.differences[row.number].change, best.count, row.spreads[metric.name].count)
 
 
+def claim(report: Report) -> str:
+    """What may be said of the first row of the ranking against the others; empty where there are none."""
+    standing = report.standings.get(report.main.name)
+    if len(report.rows) < 2:
+        return ""
+    if standing is None or standing.p_value is None:
+        return "not tested against the others"
+    return "clearly better than all others" if standing.is_clear else "not clearly better than all others"
+
+
 def differences(report: Report, metric: Metric) -> list[DifferenceLine]:
     """Every other configuration against the best of a metric, the nearest first; nothing where none is compared."""
     standing = report.standings.get(metric.name)

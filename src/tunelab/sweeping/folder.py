@@ -70,6 +70,10 @@ class SweepFolder:
             summary.get("times_seconds", {}).get("total"),
         )
 
+    def axes(self) -> set[str]:
+        """The keys that differ between its jobs, by its index; none where it has none."""
+        return {*self._read().get("axes", {})}
+
     def to_run(self, jobs: Sequence[Job], rerun: Rerun) -> list[Job]:
         """Those that the command has to run."""
         again = {Rerun.failed: (Status.failed,), Rerun.all: tuple(Status), Rerun.none: ()}[rerun]

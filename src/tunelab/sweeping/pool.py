@@ -52,6 +52,7 @@ class Running:
     before: Mapping[str, object]  # summary.json as an earlier attempt left it
     started: float = field(default_factory=time.monotonic)
     timed_out: bool = False
+    is_told: bool = False  # to end in order
     stop: Stop | None = None  # what its source wants of it
 
 
@@ -67,12 +68,14 @@ class Pool:
         self._elsewhere: list[Job] = []
         self._outcomes: dict[str, Outcome] = {}
         self._signals: list[int] = []
+        self._is_over = False  # what runs is killed
 
     def run(self, source: Source) -> dict[str, Outcome]:
         """Run all jobs of `source`; what became of each, by its id.
 
         Raises:
             Interrupted: a signal came. After the first the jobs under way stop in order, after the second at once.
+            TunelabError: of the source; the jobs under way are stopped at once.
         """
         before = listen(self._on_signal)
         try:
@@ -83,7 +86,7 @@ class Pool:
                 self._start_what_fits(source)
             self._look(source)
         finally:
-            self._kill_all(source)
+            self._kill_all()
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self._signals:
@@ -141,12 +144,12 @@ class Pool:
         self._watch(self._outcomes, {each.job.id: now - each.started for each in self._running})
 
     def _stop_some(self, source: Source) -> None:
-        """Let end in order what its source gives up."""
+        """Let end in order what its source gives up, and what was being started when a signal came."""
         stops = source.to_stop()
         for each in self._running:
-            if each.stop is None and each.job.id in stops:
-                each.stop = stops[each.job.id]
-                _terminate(each.process)
+            each.stop = each.stop or stops.get(each.job.id)
+            if each.stop or self._signals:
+                _ask_to_end(each)
 
     def _settle(self, job: Job, source: Source) -> None:
         """What another sweep left: a result, or a job that was stopped and is ours now."""
@@ -158,14 +161,19 @@ class Pool:
             source.ended(job, self._outcomes[job.id])
 
     def _collect(self, ended: Running, source: Source) -> None:
+        outcome = self._outcomes[ended.job.id] = self._end(ended)
+        if outcome.status is not Status.elsewhere:
+            source.ended(ended.job, outcome)
+
+    def _end(self, ended: Running) -> Outcome:
+        """Make room for the next, and see to it that the folder says how this job ended."""
         self._running.remove(ended)
         self._slots.give_back(ended.place)
         code = ended.process.exitcode
         folder = self._sweep.job(ended.job)
         if code == ELSEWHERE:
             self._elsewhere.append(ended.job)
-            self._outcomes[ended.job.id] = Outcome(Status.elsewhere)
-            return
+            return Outcome(Status.elsewhere)
         if code and (code < 0 or folder.read_summary() == ended.before):
             kill_group(ended.process)  # what it has started, and itself where its server died and could not tell
             with held(folder.path / LOCK_FILE, timeout=TO_DIE):
@@ -173,16 +181,15 @@ class Pool:
             self._record(folder, ended)
         if ended.stop is not None and self._sweep.outcome(ended.job).status is not Status.finished:
             record_stop(folder, ended.stop)
-        self._outcomes[ended.job.id] = self._sweep.outcome(ended.job)
-        source.ended(ended.job, self._outcomes[ended.job.id])
+        return self._sweep.outcome(ended.job)
 
     def _record(self, folder: RunFolder, ended: Running) -> None:
         """Write summary.json for a process that could not."""
         code = ended.process.exitcode or 0
         folder.summary.facts |= {"exit_code": code}
         with contextlib.suppress(TunelabError, Interrupted, OSError), recorded(folder, ended.job.config):
-            if self._signals and not ended.timed_out:
-                raise Interrupted(self._signals[0])
+            if (self._signals or self._is_over) and not ended.timed_out:
+                raise Interrupted(self._signals[0] if self._signals else signal.SIGTERM)
             raise TunelabError(self._reason(code, ended.timed_out))
 
     def _reason(self, code: int, timed_out: bool) -> str:
@@ -206,14 +213,16 @@ class Pool:
         if len(self._signals) > 1:
             raise Interrupted(number)
         for each in self._running:
-            _terminate(each.process)
+            _ask_to_end(each)
 
-    def _kill_all(self, source: Source) -> None:
+    def _kill_all(self) -> None:
+        """After a second signal, or an error of the source; that hears no more: the folders say what became of them."""
+        self._is_over = True
         for each in self._running:
             kill_group(each.process)
         for each in list(self._running):
             each.process.join()
-            self._collect(each, source)
+            self._outcomes[each.job.id] = self._end(each)
 
 
 def process_context(machine: Machine) -> ForkServerContext | SpawnContext:
@@ -242,9 +251,12 @@ def record_stop(folder: RunFolder, stop: Stop) -> None:
     folder.write_json("summary.json", {**summary, **pruned})
 
 
-def _terminate(process: ForkServerProcess | SpawnProcess) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid or 0, signal.SIGTERM)
+def _ask_to_end(running: Running) -> None:
+    """Once: a second signal could come while the job writes how it ended."""
+    if not running.is_told:
+        running.is_told = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(running.process.pid or 0, signal.SIGTERM)
 
 
 def kill_group(process: ForkServerProcess | SpawnProcess) -> None:

@@ -13,7 +13,7 @@ from tunelab.sweeping.jobs import OF_THE_SWEEP, Job
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.pool import Limits, Pool
 from tunelab.sweeping.screen import Screen
-from tunelab.sweeping.source import Listed
+from tunelab.sweeping.source import Listed, Source
 
 
 def run_jobs(
@@ -44,18 +44,29 @@ def run_jobs(
     workers = limits.machine.workers if limits else 1
     print(f"sweep {folder.path}: {len(jobs)} jobs, {len(left)} to run, {workers} at a time", flush=True)
     try:
-        # jobs in this process print to this terminal
-        console = Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True) if in_process else None
-        with Screen(jobs, earlier, workers, metric, console) as screen:
-            if limits is not None:
-                outcomes = Pool(folder, limits, screen).run(Listed(left))
-            else:
-                outcomes = _run_here(folder, left, rerun is Rerun.all, screen)
+        with Screen(jobs, earlier, workers, metric, console_beside(limits)) as screen:
+            outcomes = run_source(Listed(left), folder, limits, screen, anew=rerun is Rerun.all)
     except Interrupted:
         print("the sweep was stopped; the same command goes on with what is left", file=sys.stderr)
         raise
     print(f"compare      python -m tunelab report {folder.path}")
     return {**earlier, **outcomes}
+
+
+def run_source(
+    source: Source, folder: SweepFolder, limits: Limits | None, screen: Screen, anew: bool = False
+) -> dict[str, Outcome]:
+    """Run the jobs of `source` in a pool of processes, or, without `limits`, in this one; the outcomes, by id."""
+    if limits is not None:
+        return Pool(folder, limits, screen).run(source)
+    from tunelab.sweeping.in_process import run_here  # imports torch
+
+    return run_here(folder, source, anew, screen)
+
+
+def console_beside(limits: Limits | None) -> Console | None:
+    """The console of a screen: the usual one, or plain lines where jobs in this process print to the terminal too."""
+    return None if limits else Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True)
 
 
 def _refuse_unread(settings: SweepConfig, typed: Sequence[str]) -> None:
@@ -64,9 +75,3 @@ def _refuse_unread(settings: SweepConfig, typed: Sequence[str]) -> None:
     forget_reads(config.search)
     for section in OF_THE_SWEEP:
         refuse_unread_keys(config, typed, below=f"{section}.")
-
-
-def _run_here(folder: SweepFolder, jobs: Sequence[Job], anew: bool, screen: Screen) -> dict[str, Outcome]:
-    from tunelab.sweeping.in_process import run_here  # imports torch
-
-    return run_here(folder, Listed(jobs), anew, screen)

@@ -13,7 +13,8 @@ from tunelab.locking import held
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import plan_machine
-from tunelab.sweeping.pool import Limits, Pool
+from tunelab.sweeping.pool import Limits
+from tunelab.sweeping.running import console_beside, run_source
 from tunelab.sweeping.searching.objectives import Objective
 from tunelab.sweeping.searching.screen import SearchScreen
 from tunelab.sweeping.searching.space import Space
@@ -22,7 +23,7 @@ from tunelab.sweeping.searching.telling import tell, to_dict
 from tunelab.sweeping.searching.trials import Rules, Trials
 
 LOCK = ".search.lock"  # in the folder: one search at a time works on it
-NUM_NAMED = 3  # failed trials whose reason is printed
+NUM_NAMED = 3  # trials that did not finish whose reason is printed
 MANY = 10**6  # jobs, as far as the machine is shared out
 
 
@@ -68,7 +69,7 @@ def run_search(plan: Plan, rules: Rules, jobs_of: Callable[[Asked], Mapping[int,
 
     Raises:
         ConfigError: another search lies in the folder or works in it, or the folder cannot be written.
-        TunelabError: trials have failed; it names them.
+        TunelabError: trials did not finish; it names them.
         Interrupted: a signal came; the same command goes on.
     """
     plan.folder.record([], plan.space.keys, plan.typed)
@@ -86,15 +87,13 @@ def run_search(plan: Plan, rules: Rules, jobs_of: Callable[[Asked], Mapping[int,
         except Interrupted:
             print("the search was stopped; the same command goes on with what is left", file=sys.stderr)
             raise
-    _require_success(study)
+    require_success(study)
 
 
 def _run(plan: Plan, rules: Rules, study: Study, jobs_of: Callable[[Asked], Mapping[int, Job]]) -> None:
     limits, begun = plan.limits, len(study.records())
     workers = limits.machine.workers if limits else 1
     print(f"search {plan.folder.path}: {study.limit} trials, {begun} begun before, {workers} at a time", flush=True)
-    # jobs in this process print to this terminal
-    console = None if limits else Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True)
     num_seeds = max(1, len(plan.settings.seeds))
 
     def entered(asked: Asked, jobs: Sequence[Job]) -> None:
@@ -103,12 +102,9 @@ def _run(plan: Plan, rules: Rules, study: Study, jobs_of: Callable[[Asked], Mapp
         _note(plan, study)
 
     try:
-        with SearchScreen(study, plan.objectives, workers, num_seeds, console) as screen:
+        with SearchScreen(study, plan.objectives, workers, num_seeds, console_beside(limits)) as screen:
             trials = Trials(study, plan.folder, rules, jobs_of, entered)
-            if limits is not None:
-                Pool(plan.folder, limits, screen).run(trials)
-            else:
-                _run_here(plan.folder, trials, screen)
+            run_source(trials, plan.folder, limits, screen)
     finally:
         _note(plan, study)
     tell(study, plan.objectives, plan.folder, Console(highlight=False, markup=False, soft_wrap=True))
@@ -120,15 +116,13 @@ def _note(plan: Plan, study: Study) -> None:
     plan.folder.note("search", to_dict(study, plan.objectives))
 
 
-def _run_here(folder: SweepFolder, trials: Trials, screen: SearchScreen) -> None:
-    from tunelab.sweeping.in_process import run_here  # imports torch
-
-    run_here(folder, trials, False, screen)
-
-
-def _require_success(study: Study) -> None:
-    failed = [record for record in study.records() if record.state == "failed"]
-    if failed:
-        named = "; ".join(f"trial {record.number}: {record.reason}" for record in failed[:NUM_NAMED])
-        more = f"; and {len(failed) - NUM_NAMED} more" if len(failed) > NUM_NAMED else ""
-        raise TunelabError(f"{len(failed)} of {len(study.records())} trials have failed: {named}{more}")
+def require_success(study: Study) -> None:
+    """Raise a TunelabError where trials did not finish; it names them."""
+    records = study.records()
+    without = [record for record in records if record.state in ("failed", "running")]  # a job was stopped from outside
+    if without:
+        named = "; ".join(f"trial {each.number}: {each.reason or 'stopped'}" for each in without[:NUM_NAMED])
+        more = f"; and {len(without) - NUM_NAMED} more" if len(without) > NUM_NAMED else ""
+        raise TunelabError(
+            f"{len(without)} of {len(records)} trials did not finish: {named}{more}; the same command tries them again."
+        )

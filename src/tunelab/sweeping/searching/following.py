@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ class Follower:
     def _new_lines(self) -> list[bytes]:
         try:
             with self._path.open("rb") as file:
-                inode = self._path.stat().st_ino
-                if inode != self._inode:  # another file: a resumed run drops what it will write again
-                    self._inode, self._offset = inode, 0
+                status = os.fstat(file.fileno())  # of this file: another may have its name by now
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset = status.st_ino, 0  # a resumed run drops what it will write again
                 file.seek(self._offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:

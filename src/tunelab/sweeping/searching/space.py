@@ -121,18 +121,6 @@ class Space:
             ordered.append(ready[0])
         return ordered
 
-    def size(self) -> float:
-        """How many points it has without conditions; infinite with an interval of real numbers."""
-        counts = [
-            len(each.values)
-            if isinstance(each, Choices)
-            else (each.high - each.low) // each.step + 1
-            if isinstance(each, Integers)
-            else math.inf
-            for each in self.parameters
-        ]
-        return math.prod(counts)
-
     def to_dict(self) -> dict[str, Any]:
         """As it is written into the study, to tell whether another one lies there."""
         parameters = {each.key: {"kind": type(each).__name__, **asdict(each)} for each in self.parameters}

@@ -104,19 +104,20 @@ class Study:
 
     def unfinished(self) -> list[Asked]:
         """The trials that an earlier command has left under way: they are this one's now."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         found: list[Asked] = []
-        for trial in running:
-            self._study.sampler = make_sampler(self._settings, trial.number)
-            found.append(self._suggest(optuna.Trial(self._study, trial._trial_id)))  # pyright: ignore[reportPrivateUsage]
+        with _told(self._path):
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                self._study.sampler = make_sampler(self._settings, trial.number)
+                found.append(self._suggest(optuna.Trial(self._study, trial._trial_id)))  # pyright: ignore[reportPrivateUsage]
         return found
 
     def retry_failed(self) -> int:
         """Let what has failed be asked again, with the same values; how many these are."""
         failed = [record for record in self.records() if record.state == "failed"]
-        for record in failed:
-            params = self._frozen(record.number).params
-            self._study.enqueue_trial(params, user_attrs={RETRIES: record.number})
+        with _told(self._path):
+            for record in failed:
+                params = self._frozen(record.number).params
+                self._study.enqueue_trial(params, user_attrs={RETRIES: record.number})
         return len(failed)
 
     def note_jobs(self, number: int, jobs: Sequence[str]) -> None:
@@ -167,12 +168,14 @@ class Study:
 
         Of several objectives, the first.
         """
+        direction = self._study.directions[0]
+        sign = -1 if direction is StudyDirection.MAXIMIZE else 1  # with a target, Optuna takes its low values as good
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         if len(complete) < MIN_TRIALS_FOR_IMPORTANCE:
             return {}
         with warnings.catch_warnings(), contextlib.suppress(ValueError, RuntimeError):
             warnings.simplefilter("ignore")
-            return optuna.importance.get_param_importances(self._study, target=lambda trial: trial.values[0])
+            return optuna.importance.get_param_importances(self._study, target=lambda trial: sign * trial.values[0])
         return {}
 
     def _suggest(self, trial: optuna.Trial) -> Asked:

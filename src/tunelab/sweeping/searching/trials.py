@@ -69,7 +69,6 @@ class Trials:
         self._under_way: set[str] = set()  # ids of jobs
         self._failed: set[str] = set()  # the same, of those that have failed under this command
         self._start = time.monotonic()
-        self._best = self._best_so_far()
         for asked in study.unfinished():
             self._enter(asked)
 
@@ -186,7 +185,10 @@ class Trials:
         if not self._rules.racing or entrant.pending:
             return False
         values = {seed: value for seed, [value] in entrant.values.items()}
-        return is_decided(values, self._best, self._rules.objectives[0].higher_is_better)
+        higher_is_better = self._rules.objectives[0].higher_is_better
+        best = best_of(self._study.records(), higher_is_better)
+        of_seeds = {seed: found[0] for seed, found in best.seeds.items()} if best else {}
+        return is_decided(values, of_seeds, higher_is_better)
 
     def _complete(self, entrant: Entrant) -> None:
         self._entrants.remove(entrant)
@@ -194,9 +196,3 @@ class Trials:
         seeds = {seed: entrant.values[seed] for seed in entrant.jobs if seed in entrant.values}
         raced = len(seeds) < len(entrant.jobs)
         self._study.complete(entrant.asked.number, means, seeds, raced)
-        self._best = self._best_so_far()
-
-    def _best_so_far(self) -> dict[int, float]:
-        """Seed → value of the best trial that has all its seeds; what racing compares with."""
-        record = best_of(self._study.records(), self._rules.objectives[0].higher_is_better)
-        return {seed: values[0] for seed, values in record.seeds.items()} if record else {}
