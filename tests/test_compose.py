@@ -108,6 +108,11 @@ def test_arguments_are_prepared_for_hydra(typed: list[str], prepared: list[str])
     assert prepare_arguments(typed, RunConfig) == prepared
 
 
+def test_the_flag_of_a_sweep_may_stand_anywhere():
+    typed = ["optim.lr=1e-3", "-m", "seed=1,2", "--config-name", "config"]
+    assert prepare_arguments(typed, RunConfig) == ["-m", "optim.lr=1e-3", "seed=1,2", "--config-name", "config"]
+
+
 def test_a_glob_of_a_shell_is_explained():
     folders = ["outputs/runs/run/a", "outputs/runs/run/b"]
     with pytest.raises(ConfigError) as caught:

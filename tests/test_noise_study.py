@@ -54,6 +54,17 @@ def test_a_study_end_to_end(typed, tmp_path: Path, tiny_overrides: list[str]):
     assert report.returncode == 0, report.stderr
 
 
+def test_a_run_that_failed_is_not_repeated(typed, tmp_path: Path, tiny_config):
+    from tunelab.compose import dump_config
+
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config("seed=5")), encoding="utf-8")
+    (tmp_path / "summary.json").write_text(json.dumps({"status": "failed", "reason": "no memory"}))
+    done = typed("noise", "run=.")
+    assert done.returncode == 1
+    assert "run: expected a finished run, found one that is failed (no memory)" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

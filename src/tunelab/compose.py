@@ -208,9 +208,10 @@ def prepare_arguments(arguments: list[str], schema: type[Section]) -> list[str]:
         elif not argument.startswith("-") and (not index or arguments[index - 1] not in TAKE_A_WORD):
             refuse_lone_word(arguments, index)
         prepared.append(argument)
-    return prepared
+    return sorted(prepared, key=lambda word: word not in MULTIRUN)  # first: argparse wants all overrides in one row
 
 
+MULTIRUN = ("-m", "--multirun")
 _HYDRA_FLAGS = {
     *("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run", "--multirun", "--info"),
     *("--shell-completion", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"),

@@ -45,6 +45,7 @@ def study_noise(config: NoiseConfig, run: RunConfig, folder: RunFolder, override
     place = Path(config.to or Path(run.output_dir) / "sweeps" / f"noise_{original.folder.name}")
     refuse_unused(config, config.sweep, overrides)
     require_new_or_own(place, "study", ("seed", "repeat"))
+    _require_finished(read_run(original.folder))
     with_threads_of([folder.read_json("provenance.json")])
     sweep, outcomes = run_again(jobs, place, config.sweep, overrides)
     found = [run for run in (read_run(sweep.job(job).path) for job in jobs) if run.is_finished]
@@ -57,6 +58,16 @@ def study_noise(config: NoiseConfig, run: RunConfig, folder: RunFolder, override
     show(runs, study, left_out, run.seed, identical)
     print(f"study        {place / FILE}\nuse it       python -m tunelab report <sweep> noise={place}")
     refuse_failed(outcomes, place / FILE)
+
+
+def _require_finished(run: Run) -> None:
+    """Raise a ConfigError for a run that has failed or was stopped: its repeats would fail too, or go further."""
+    if not run.is_finished:
+        reason = f" ({run.reason})" if run.reason else ""
+        raise ConfigError(
+            f"run: expected a finished run, found one that is {run.status}{reason}: {run.folder}; repeat another, or "
+            f"go on with it first: python train.py resume={run.folder}."
+        )
 
 
 def repeats(config: NoiseConfig, original: Original) -> list[Job]:

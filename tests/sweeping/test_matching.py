@@ -103,6 +103,11 @@ def test_every_method_has_the_size_that_was_counted(matched: Matched, tmp_path: 
     assert all(each is not None and abs(each) < 0.1 for each in near.values())
 
 
+def test_a_target_beyond_all_ranks_is_refused_before_a_job_takes_the_memory(matched: Matched):
+    with pytest.raises(ConfigError, match=r"sweep.match_target: expected a size that peft.r reaches \(.*; lower it"):
+        matched("peft=lora,dora", "sweep.match=trainable_parameters", "sweep.match_target=1e12")
+
+
 def test_an_alpha_that_equals_the_rank_stays_equal_and_pruning_keeps_its_part(matched: Matched):
     _, configs, solved = matched(
         "peft=lora,pissa,adalora", "sweep.match=trainable_parameters", f"sweep.match_target={TARGET}"

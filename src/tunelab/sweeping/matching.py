@@ -25,7 +25,7 @@ from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import read_tuning
 from tunelab.model.virtual_tokens import num_virtual_tokens, with_own_tokenizer
 from tunelab.sweeping.budgets import Solved
-from tunelab.sweeping.solving import nearest
+from tunelab.sweeping.solving import LIMIT, nearest
 
 STEPS = "trainer.max_steps"
 
@@ -86,6 +86,11 @@ class Matching:
         found = nearest(size, target, max(1, knob.now // knob.step), **last)
         if found is None:
             return Solved(None, None, now, target)
+        if found == LIMIT and not knob.values and (reached := size(found) or 0) < target:
+            raise ConfigError(
+                f"sweep.match_target: expected a size that peft.{knob.key} reaches ({reached:,} parameters at "
+                f"{value(found)}), found {target:,.0f}; lower it."
+            )
         return _set(knob, value(found), size(found), target)
 
     def _count(self, config: RunConfig, peft: Mapping[str, Any]) -> int | None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-_LIMIT = 2**24
+LIMIT = 2**24
 
 
-def nearest(size: Callable[[int], int | None], target: float, start: int, last: int = _LIMIT) -> int | None:
+def nearest(size: Callable[[int], int | None], target: float, start: int, last: int = LIMIT) -> int | None:
     """The number from 1 to `last` whose `size` is nearest to `target`; None where there is none.
 
     `size` is monotone, and None for numbers that are too large. `start`: where to look first. A size that is affine in
