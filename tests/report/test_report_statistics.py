@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tunelab.report.distributions import f_p_value, incomplete_beta, t_p_value, t_quantile
@@ -26,6 +26,8 @@ def seeds(*values: float, first: int = 1) -> dict[int, float]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 60), DEGREES, st.integers(1, 9))
+@example(4.859201996410203e-15, 32.0, 1)
+@example(1e-8, 3.0, 2)
 def test_tails_are_those_of_scipy(statistic, degrees, numerator):
     assert t_p_value(statistic, degrees) == pytest.approx(
         2 * scipy.stats.t.sf(statistic, degrees), rel=1e-8, abs=1e-250

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from tunelab.config import ReportConfig
 from tunelab.errors import DataError
-from tunelab.report.budget import Budget, budget_of, matched_budgets, mean_budget, unequal_budgets
+from tunelab.report.budget import Budget, budget_of, matched_budgets, matched_field, mean_budget, unequal_budgets
 from tunelab.report.curves import Figures, read_figures
 from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
 from tunelab.report.formatting import joined, level_text, plural
@@ -100,7 +100,8 @@ def assemble(config: ReportConfig) -> Report:
     found = _standings(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
     example_metric, over_examples = _examples(rows, metrics, found)
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
-    unequal, matched = unequal_budgets([row.budget for row in rows]), matched_budgets(main)
+    unequal = unequal_budgets([row.budget for row in rows], matched_field(main))
+    matched = matched_budgets(main)
     flags = [
         *unfinished(runs),
         *_not_begun(sum(map(num_not_begun, config.runs))),

@@ -46,15 +46,32 @@ def mean_budget(budgets: Sequence[Budget]) -> Budget:
     return Budget(**{name: fmean(values) if values else None for name, values in columns.items()})
 
 
-def unequal_budgets(budgets: Sequence[Budget]) -> list[str]:
-    """What the configurations differ in by more than one per cent: `trainable parameters: 9,216 to 36,864`."""
+def unequal_budgets(budgets: Sequence[Budget], matched: str | None = None) -> list[str]:
+    """What the configurations differ in by more than one per cent: `trainable parameters: 9,216 to 36,864`.
+
+    `matched`: the field that was matched in all of them, whose rest `matched_budgets` says.
+    """
     found: list[str] = []
     for field, name in BUDGETS.items():
+        if field == matched:
+            continue
         values = [value for budget in budgets if (value := getattr(budget, field)) is not None]
         if values and max(values) - min(values) > _ALIKE * max(values):
             factor = f", {max(values) / min(values):.3g} times" if min(values) > 0 else ""
             found.append(f"{name} {count_text(min(values))} to {count_text(max(values))}{factor}")
     return found
+
+
+def matched_field(runs: Sequence[Run]) -> str | None:
+    """The field of a budget that `sweep.match` solved for every run; None where a method had nothing to set."""
+    names = {run.matching.get("match") if run.matching.get("knob") or _is_alike(run) else None for run in runs}
+    name = str(names.pop()) if len(names) == 1 else "none"
+    return {"trainable_parameters": "trainable_parameters", "tokens": "train_tokens"}.get(name)
+
+
+def _is_alike(run: Run) -> bool:
+    gap = run.matching.get("difference")
+    return gap is not None and abs(gap) <= _ALIKE
 
 
 def matched_budgets(runs: Sequence[Run]) -> str | None:

@@ -4,13 +4,12 @@ import math
 from functools import cache
 
 _TINY = 1e-300
+_SMALL_F = 1e-3
 
 
 def t_p_value(statistic: float, degrees: float) -> float:
     """Two-sided: the probability of a |t| as large, with so many degrees of freedom."""
-    if math.isinf(statistic):
-        return 0.0
-    return incomplete_beta(degrees / (degrees + statistic**2), degrees / 2, 0.5)
+    return f_p_value(statistic**2, 1, degrees)
 
 
 @cache
@@ -31,7 +30,10 @@ def f_p_value(statistic: float, degrees: float, residual_degrees: float) -> floa
     """The probability of an F as large."""
     if math.isinf(statistic):
         return 0.0
-    ratio = residual_degrees / (residual_degrees + degrees * statistic)
+    total = residual_degrees + degrees * statistic
+    if statistic < _SMALL_F:  # from the other end: 1 - x would lose its digits
+        return 1 - incomplete_beta(degrees * statistic / total, degrees / 2, residual_degrees / 2)
+    ratio = residual_degrees / total
     return incomplete_beta(ratio, residual_degrees / 2, degrees / 2)
 
 
