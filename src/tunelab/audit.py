@@ -19,7 +19,9 @@ def refuse_unread_keys(config: Section, overrides: Sequence[str], below: str = "
     unread = [key for key in typed if _is_unread(config, key.split("."))]
     several = [key for key in unread if key.startswith(("sweep.", "search."))]
     if several and isinstance(config, RunConfig) and not below:
-        raise ConfigError(f"{', '.join(several)}: of several runs, and this is one; add -m, or remove it.")
+        raise ConfigError(
+            f"{', '.join(several)}: expected in a sweep (-m), found in a single run; add -m, or remove it."
+        )
     if unread:
         raise ConfigError(
             f"{', '.join(unread)}: set, but nothing uses it in this configuration (another choice makes it "
