@@ -62,7 +62,7 @@ def test_a_single_run_has_no_use_for_a_key_of_sweeps(sweep, monkeypatch: pytest.
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(sweep_script), run_name="__main__")
     assert ended.value.code == 1
-    assert "sweep.workers: set, but nothing uses it" in capfd.readouterr().err
+    assert "sweep.workers: expected in a sweep (-m), found in a single run; add -m" in capfd.readouterr().err
 
 
 def test_other_commands_are_refused(monkeypatch: pytest.MonkeyPatch, sweep, capfd):
