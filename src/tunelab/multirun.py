@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from tunelab.compose import explain_hydra_error, prepare_arguments, to_config
-from tunelab.config import RunConfig, SweepConfig, mark_read
+from tunelab.config import OF_THE_SWEEP, RunConfig, SweepConfig, mark_read
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.sweeping.budgets import match_jobs, record_matching
 from tunelab.sweeping.designs import describe, lay_out
@@ -167,7 +167,7 @@ def unswept(master: DictConfig) -> dict[str, Any]:
     matched: Any = {
         key: value for key, value in plain["sweep"].items() if key.startswith("match") and value is not None
     }
-    rest = {str(key): value for key, value in plain.items() if key not in ("output_dir", "sweep", "search", "resume")}
+    rest = {str(key): value for key, value in plain.items() if key not in ("output_dir", "resume", *OF_THE_SWEEP)}
     return {**rest, "sweep": matched} if matched else rest
 
 

@@ -10,14 +10,14 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import DictConfig
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import Pruner, RunConfig, mark_read, to_plain
+from tunelab.config import OF_THE_SWEEP, Pruner, RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
 from tunelab.multirun import asked_overrides, compose_jobs, unswept
 from tunelab.report.reading import flatten
 from tunelab.run import RESUMABLE_KEYS
 from tunelab.sweeping.conditions import parse_conditions
 from tunelab.sweeping.folder import SweepFolder
-from tunelab.sweeping.jobs import OF_THE_SWEEP, Job, key_of, make_jobs, sweep_name
+from tunelab.sweeping.jobs import Job, key_of, make_jobs, sweep_name
 from tunelab.sweeping.searching.conducting import Plan, plan_limits, run_search
 from tunelab.sweeping.searching.objectives import choose_objectives
 from tunelab.sweeping.searching.samplers import check_settings

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from rich.tree import Tree
 
-from tunelab.config import RunConfig, to_plain
+from tunelab.config import OF_THE_SWEEP, RunConfig, to_plain
 from tunelab.evaluation.metrics.registry import TOKEN_METRICS
 
 PLAIN_WIDTH = 110  # columns where the output is no terminal
@@ -83,8 +83,7 @@ def quiet_libraries() -> None:
 def config_tree(config: RunConfig) -> Tree:
     """The configuration, sections as branches; what is null or empty is left out."""
     tree = Tree(Text("configuration (null and empty values are left out; config.yaml has all)", style="bold"))
-    unread = ("sweep", "search")  # by a run
-    own = {key: value for key, value in to_plain(config).items() if key not in unread}
+    own = {key: value for key, value in to_plain(config).items() if key not in OF_THE_SWEEP}
     _grow(tree, _without_nothing(own))
     return tree
 

@@ -41,6 +41,7 @@ from tunelab.config.review import (
     ReviewConfig,
 )
 from tunelab.config.roots import (
+    OF_THE_SWEEP,
     AnySplit,
     ChatConfig,
     Combination,
@@ -95,6 +96,7 @@ from tunelab.config.training import (
 
 __all__ = [
     "MISSING",
+    "OF_THE_SWEEP",
     "SET_KEYS",
     "Accelerator",
     "Action",

@@ -17,6 +17,8 @@ from tunelab.config.sweep import SweepConfig
 from tunelab.config.training import ObjectiveConfig, OptimConfig, TrainerConfig
 from tunelab.errors import ConfigError
 
+OF_THE_SWEEP = ("sweep", "search")  # sections of RunConfig that no run reads
+
 
 @dataclass(kw_only=True)
 class RunConfig(Section):

@@ -1,6 +1,7 @@
 """Student's t, Fisher's F and the chi-square distribution: what small samples need, without scipy."""
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 _TINY = 1e-300
@@ -14,16 +15,8 @@ def t_p_value(statistic: float, degrees: float) -> float:
 
 @cache
 def t_quantile(confidence: float, degrees: float) -> float:
-    """The |t| that is not exceeded with probability `confidence`, two-sided; found by bisection."""
-    low, high = 0.0, 1.0
-    while t_p_value(high, degrees) > 1 - confidence:
-        high *= 2
-    while high - low > 1e-13 * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_p_value(middle, degrees) > 1 - confidence else (low, middle)
-    return high
+    """The |t| that is not exceeded with probability `confidence`, two-sided."""
+    return _first_beyond(lambda value: t_p_value(value, degrees) > 1 - confidence)
 
 
 def f_p_value(statistic: float, degrees: float, residual_degrees: float) -> float:
@@ -39,15 +32,20 @@ def f_p_value(statistic: float, degrees: float, residual_degrees: float) -> floa
 
 @cache
 def chi_square_quantile(probability: float, degrees: float) -> float:
-    """The value that a chi-square with so many degrees of freedom stays below with `probability`; by bisection."""
+    """The value that a chi-square with so many degrees of freedom stays below with `probability`."""
+    return _first_beyond(lambda value: incomplete_gamma(degrees / 2, value / 2) < probability)
+
+
+def _first_beyond(is_short: Callable[[float], bool]) -> float:
+    """The least value above 0 that is not short, of those above which none is; by bisection."""
     low, high = 0.0, 1.0
-    while incomplete_gamma(degrees / 2, high / 2) < probability:
+    while is_short(high):
         high *= 2
     while high - low > 1e-13 * high:
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        low, high = (middle, high) if incomplete_gamma(degrees / 2, middle / 2) < probability else (low, middle)
+        low, high = (middle, high) if is_short(middle) else (low, middle)
     return high
 
 

@@ -9,12 +9,13 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunelab.config import OF_THE_SWEEP
 from tunelab.report.formatting import level_text
 from tunelab.report.reading import Run
 
 # What makes no other configuration: whose run it is and where it lies, the seed, and what watches or schedules it.
 _NO_PART = ("seed", "output_dir", "resume", "name")
-_NO_SECTION = ("logger", "hydra", "sweep", "search")
+_NO_SECTION = ("logger", "hydra", *OF_THE_SWEEP)
 UNTYPED = "(default)"  # of a group's choice (peft=…) in a run that named none
 ABSENT = "–"  # of a key that a configuration does not have
 MAX_LEVELS = 8  # of a number; one with more (from a search) is cut at its quartiles where levels are compared

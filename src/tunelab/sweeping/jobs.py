@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunelab.config import RunConfig, SearchConfig, SweepConfig, to_plain
+from tunelab.config import OF_THE_SWEEP, RunConfig, SearchConfig, SweepConfig, to_plain
 from tunelab.errors import ConfigError
 from tunelab.run import RESUMABLE_KEYS
 
-OF_THE_SWEEP = ("sweep", "search")  # sections that no run reads
 LONGEST_NAME = 120  # characters of a folder name; file systems take 255 bytes
 
 

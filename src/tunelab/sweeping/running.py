@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import Rerun, RunConfig, SweepConfig, forget_reads
+from tunelab.config import OF_THE_SWEEP, Rerun, RunConfig, SweepConfig, forget_reads
 from tunelab.errors import Interrupted
 from tunelab.sweeping.folder import Outcome, SweepFolder
-from tunelab.sweeping.jobs import OF_THE_SWEEP, Job
+from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.pool import Limits, Pool
 from tunelab.sweeping.screen import Screen
