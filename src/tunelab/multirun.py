@@ -14,13 +14,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from tunelab.audit import refuse_unread_keys
 from tunelab.compose import explain_hydra_error, prepare_arguments, to_config
-from tunelab.config import OF_THE_SWEEP, RunConfig, SweepConfig, mark_read
+from tunelab.config import OF_THE_SWEEP, RunConfig, SweepConfig, forget_reads, mark_read
 from tunelab.errors import ConfigError, TunelabError
-from tunelab.sweeping.budgets import match_jobs, record_matching
+from tunelab.sweeping.budgets import match_jobs, read_matching, record_matching
 from tunelab.sweeping.designs import describe, lay_out
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
-from tunelab.sweeping.jobs import Job, content_hash, make_jobs, sweep_name
+from tunelab.sweeping.jobs import Job, content_hash, key_of, make_jobs, require_sweepable, sweep_name
 from tunelab.sweeping.running import run_jobs
 
 Composed = dict[tuple[str, ...], DictConfig]  # choices of groups → configuration
@@ -33,7 +34,7 @@ def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
     Raises:
         ConfigError: there is nothing to sweep over, or the design does not fit what is swept.
     """
-    typed = _by_key(asked_overrides(loader, master))
+    typed = by_key(asked_overrides(loader, master))
     swept = {key: each for key, each in typed.items() if each.is_sweep_override()}
     continuous = next((key for key, each in swept.items() if not each.is_discrete_sweep()), None)
     if continuous is not None:
@@ -58,8 +59,9 @@ def asked_overrides(loader: ConfigLoader | None, master: DictConfig) -> list[Ove
     return OverridesParser.create(config_loader=loader).parse_overrides(overrides)
 
 
-def _by_key(overrides: Sequence[Override]) -> dict[str, Override]:
-    return {(each.input_line or "").partition("=")[0].lstrip("+"): each for each in overrides}
+def by_key(overrides: Sequence[Override]) -> dict[str, Override]:
+    """What is set of each key, of several the last: what is typed wins over a file. `~key` is not `key`."""
+    return {("~" if each.is_delete() else "") + key_of(each.input_line or ""): each for each in overrides}
 
 
 def _settings(master: DictConfig) -> SweepConfig:
@@ -84,25 +86,41 @@ def run_sweep(
     """
     composed: Composed = {}
     configs = compose_jobs(loader, master, overrides, composed)
-    axes = swept_keys(loader, master)
+    axes, typed = swept_keys(loader, master), [str(each) for each in master.hydra.overrides.task]
     settings = configs[0].sweep
-    solved = match_jobs(configs, settings, axes)
+    require_sweepable(configs, axes)
+    _require_use(settings, master, typed, in_process)
+    solved = match_jobs(configs, settings, axes)  # after all that is refused: it may read the data
     if solved:
         overrides = [[*job, *each.overrides] for job, each in zip(overrides, solved, strict=True)]
         configs = compose_jobs(loader, master, overrides, composed)
     jobs, num_equal = make_jobs(configs, overrides, axes)
-    if str(master.hydra.sweeper.get("_target_")).endswith("GridSweeper"):
-        mark_read(settings, "design", "zip", "only")  # by plan_jobs
     name = settings.name or sweep_name(configs[0].name, axes, unswept(master))
     folder = SweepFolder(Path(configs[0].output_dir) / "sweeps" / name)
+    earlier = read_matching(folder) if solved else {}
+    folder.record(jobs, axes, typed)
     if num_equal:
         print(f"{num_equal} of {len(configs)} jobs are the same as others of them: run once")
     if settings.match is not None:
         by_id = {content_hash(config, axes): each for config, each in zip(configs, solved, strict=True)}
-        record_matching(folder, jobs, by_id, settings.match.value)
-    typed = [str(each) for each in master.hydra.overrides.task]
-    outcomes = run_jobs(jobs, folder, axes=axes, typed=typed, settings=settings, in_process=in_process)
+        record_matching(folder, jobs, by_id, settings.match.value, earlier)
+    outcomes = run_jobs(jobs, folder, settings, in_process)
     return [_as_return(job, outcomes[job.id]) for job in jobs]
+
+
+def _require_use(settings: SweepConfig, master: DictConfig, typed: Sequence[str], in_process: bool) -> None:
+    """Raise a ConfigError for a key of a sweep, or of a search, that this grid does not read."""
+    mark_read(settings, "name", "rerun", "metric", "match")
+    if not in_process:
+        mark_read(settings, "workers", "job_timeout")
+    if settings.match is not None:
+        mark_read(settings, "match_target")
+    if str(master.hydra.sweeper.get("_target_")).endswith("GridSweeper"):
+        mark_read(settings, "design", "zip", "only")  # by plan_jobs
+    config = RunConfig(sweep=settings)
+    forget_reads(config.search)
+    for section in OF_THE_SWEEP:
+        refuse_unread_keys(config, typed, below=f"{section}.")
 
 
 def finish(returns: Sequence[JobReturn]) -> Sequence[JobReturn]:
@@ -153,11 +171,7 @@ def compose_jobs(
 
 def swept_keys(loader: ConfigLoader, master: DictConfig) -> list[str]:
     """The keys that were given several values, in the order typed."""
-    return [
-        key.partition("@")[0]
-        for key, each in _by_key(asked_overrides(loader, master)).items()
-        if each.is_sweep_override()
-    ]
+    return [key for key, each in by_key(asked_overrides(loader, master)).items() if each.is_sweep_override()]
 
 
 def unswept(master: DictConfig) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def run_again(
         Interrupted: a signal came; the same command goes on.
     """
     sweep = SweepFolder(folder)
-    axes = list(dict.fromkeys(axis for job in jobs for axis in job.axes))
-    return sweep, run_jobs(jobs, sweep, axes=axes, typed=typed, settings=settings, in_process=False)
+    sweep.record(jobs, list(dict.fromkeys(axis for job in jobs for axis in job.axes)), typed)
+    return sweep, run_jobs(jobs, sweep, settings, in_process=False)
 
 
 def refuse_unused(config: Section, settings: SweepConfig, overrides: Sequence[str]) -> None:

@@ -12,19 +12,17 @@ from omegaconf import DictConfig
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import OF_THE_SWEEP, Pruner, RunConfig, mark_read, to_plain
 from tunelab.errors import ConfigError
-from tunelab.multirun import asked_overrides, compose_jobs, unswept
+from tunelab.multirun import asked_overrides, by_key, compose_jobs, unswept
 from tunelab.report.reading import flatten
 from tunelab.run import RESUMABLE_KEYS
 from tunelab.sweeping.conditions import parse_conditions
 from tunelab.sweeping.folder import SweepFolder
-from tunelab.sweeping.jobs import Job, key_of, make_jobs, sweep_name
+from tunelab.sweeping.jobs import Job, is_of_all_jobs, key_of, make_jobs, sweep_name
 from tunelab.sweeping.searching.conducting import Plan, plan_limits, run_search
 from tunelab.sweeping.searching.objectives import choose_objectives
 from tunelab.sweeping.searching.samplers import check_settings
 from tunelab.sweeping.searching.space import Choices, Integers, Parameter, Reals, Space, corners, require_space
 from tunelab.sweeping.searching.trials import Rules
-
-NOT_SEARCHED = ("name", "output_dir", "resume", "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +104,9 @@ def read_overrides(overrides: Sequence[Override]) -> Typed:
     Raises:
         ConfigError: nothing is searched, an interval is empty, or a key is searched that has one value in a search.
     """
-    last: dict[str, Override] = {}
-    for each in overrides:  # what is typed wins over what a file searches
-        last.pop(key := key_of(each.input_line or ""), None)
-        last[key] = each
+    last = by_key(overrides)
     searched = {key: each for key, each in last.items() if each.is_sweep_override()}
-    wrong = next((key for key in searched if key in NOT_SEARCHED or key.partition(".")[0] in OF_THE_SWEEP), None)
+    wrong = next((key for key in searched if key == "seed" or is_of_all_jobs(key)), None)
     if wrong is not None:
         remedy = "search.seeds=[1,2,3] runs each trial with all of them" if wrong == "seed" else "set one"
         raise ConfigError(f"{wrong}: expected one value for all trials of a search, found several; {remedy}.")

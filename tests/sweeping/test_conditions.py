@@ -51,6 +51,13 @@ def test_what_is_no_condition_is_one_sentence(line: str):
     assert repr(line) in str(raised.value)
 
 
+def test_keys_that_wait_for_each_other_are_named():
+    three = ["x if a=1", "a if b=1 and free=2", "b if c=1", "c if a=1"]
+    with pytest.raises(ConfigError, match=r"found one: a waits for b waits for c waits for a; remove a condition\.$"):
+        parse_conditions(three)
+    assert len(parse_conditions(three[:3])) == 3
+
+
 def test_a_key_has_one_condition():
     with pytest.raises(ConfigError, match=r"expected one condition for peft\.r, found 2; join them"):
         parse_conditions(["peft.r if peft=lora", "peft.r if seed=1"])

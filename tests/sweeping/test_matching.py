@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from tunelab.sweeping.solving import nearest
 
 sweep = sweeping_runs.sweep
 METHODS = sorted(path.stem for path in (sweeping_runs.REPOSITORY / "conf" / "peft").glob("*.yaml"))
+PARAMETERS = "sweep.match=trainable_parameters"
 TARGET = 60_000  # of 2 million weights
 
 
@@ -132,12 +134,17 @@ def test_the_first_job_is_the_measure_among_those_of_its_base(matched: Matched, 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (("peft=lora,loha", "++peft.r=4,8", "sweep.match=trainable_parameters"), "peft.r: expected a key that sweep"),
+        (("peft=lora,loha", "++peft.r=4,8", PARAMETERS), "peft.r: expected a key that sweep"),
+        (("peft=none,last_layers", "++peft.num_layers=1,2", PARAMETERS), "peft.num_layers: expected a key that sweep"),
+        (("peft=boft,p_tuning", "++peft.encoder_hidden_size=4,8", PARAMETERS), "peft.encoder_hidden_size: expected"),
         (("trainer.max_steps=4,8", "sweep.match=tokens"), "trainer.max_steps: expected a key that sweep.match=tokens"),
         (("trainer.max_epochs=1,2", "sweep.match=flops"), "trainer.max_epochs: expected a key that sweep.match=flops"),
     ],
 )
-def test_what_is_swept_is_not_solved(matched: Matched, typed: tuple[str, ...], said: str):
+def test_what_is_swept_is_not_solved_and_that_is_said_before_torch_loads(
+    matched: Matched, typed: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "tunelab.sweeping.matching", None)  # importing it is an error
     with pytest.raises(ConfigError) as raised:
         matched(*typed)
     assert said in str(raised.value)
@@ -208,6 +215,18 @@ def test_the_nearest_size_is_found(seed: int):
     assert found is not None
     sizes = [each for each in map(size, range(1, min(last, 1000) + 1)) if each is not None]
     assert abs(size(found) - target) <= min(abs(each - target) for each in sizes)
+
+
+@pytest.mark.parametrize("damaged", ["matching.json", "sweep.json"])
+def test_a_damaged_record_is_refused_before_anything_is_written(sweep, tmp_path: Path, damaged: str):
+    folder = tmp_path / "outputs" / "sweeps" / "mine"
+    folder.mkdir(parents=True)
+    (folder / damaged).write_text("[1]")
+    done = sweep("sweep.name=mine", "data.batch_size=4,8", "sweep.match=tokens")
+    assert done.returncode == 1
+    assert damaged in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {damaged}
 
 
 @pytest.mark.slow

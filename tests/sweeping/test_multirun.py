@@ -23,6 +23,7 @@ from tunelab.multirun import compose_jobs
 from tunelab.run import RunFolder
 
 sweep = sweeping_runs.sweep
+EQUAL = ("sweep.match=tokens",)  # reads the data, and keeps them in the cache
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,9 @@ sweep = sweeping_runs.sweep
         (["sweep.worker=2", "seed=1,2"], "did you mean 'sweep.workers'?"),
         (["hydra/launcher=in_process", "sweep.workers=2", "seed=1,2"], "sweep.workers: set, but nothing uses it"),
         (["hydra/launcher=in_process", "sweep.job_timeout=2", "seed=1,2"], "sweep.job_timeout: set, but nothing uses"),
+        ([*EQUAL, "search.num_trials=3", "data.batch_size=4,8"], "search.num_trials: set, but nothing uses it"),
+        ([*EQUAL, "output_dir=a,b"], "output_dir: expected one value"),
+        ([*EQUAL, "resume=outputs/runs/x", "seed=1,2"], "resume: expected a single run"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

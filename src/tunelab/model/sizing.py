@@ -16,18 +16,11 @@ from tunelab.model.adapter import build_peft_config, count_parameters
 from tunelab.model.covering import fitted, linear_paths, outside_text
 from tunelab.model.initializing import initialization
 from tunelab.model.matching import attached_on_meta, empty_model
+from tunelab.model.size_keys import size_key
 from tunelab.model.targets import last_layers
 from tunelab.model.tuning import read_tuning
 from tunelab.model.virtual_tokens import with_own_tokenizer
 
-# Where the size is not the rank `r`. None: it has no whole number that sets it alone.
-_KEYS: Mapping[str, str | None] = {
-    "AdaLoraConfig": "init_r", "OFTConfig": "oft_block_size", "BOFTConfig": None, "C3AConfig": "block_size",
-    "FourierFTConfig": "n_frequency", "WaveFTConfig": "n_frequency", "UniLoraConfig": "theta_d_length",
-    "TinyLoraConfig": "u", "PromptTuningConfig": "num_virtual_tokens", "PrefixTuningConfig": "num_virtual_tokens",
-    "CartridgeConfig": "num_virtual_tokens", "PromptEncoderConfig": "encoder_hidden_size",
-    "AdaptionPromptConfig": "adapter_len", "SupertuningConfig": None,
-}  # fmt: skip
 _DIVIDES_WIDTHS = ("oft_block_size", "block_size")
 _MULTIPLE_OF = {"GraloraConfig": "gralora_k"}  # the rank is cut into so many parts
 _EVEN = ("HRAConfig",)  # reflections cancel in pairs at the start
@@ -63,8 +56,7 @@ def knob_of(node: Mapping[str, Any], model: ModelConfig) -> Knob | None:
     if config is None:
         layers = _num_layers(model) if tuning.num_layers else 0
         return Knob("num_layers", tuning.num_layers, values=tuple(range(1, layers + 1))) if tuning.num_layers else None
-    kind = type(config).__name__
-    key = _KEYS.get(kind, "r")
+    kind, key = type(config).__name__, size_key(node)
     if key == "oft_block_size" and not config.oft_block_size:
         key = None  # the number of blocks was set
     if key is None or not hasattr(config, key):

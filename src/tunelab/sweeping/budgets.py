@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunelab import atomic
-from tunelab.config import RunConfig, SweepConfig
+from tunelab.config import Match, RunConfig, SweepConfig, to_plain
 from tunelab.errors import ConfigError
+from tunelab.model.size_keys import size_key
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.jobs import Job
 
 FILE = "matching.json"
+STEPS, EPOCHS = "trainer.max_steps", "trainer.max_epochs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +43,53 @@ def match_jobs(configs: Sequence[RunConfig], settings: SweepConfig, axes: Sequen
     """
     if settings.match is None:
         return []
+    _refuse_swept(configs, settings.match, axes)
     from tunelab.sweeping.matching import Matching  # imports torch
     from tunelab.terminal import quiet_libraries
 
     quiet_libraries()
 
-    return Matching(settings, axes).solve(configs)
+    return Matching(settings).solve(configs)
 
 
-def record_matching(folder: SweepFolder, jobs: Sequence[Job], solved: Mapping[str, Solved], match: str) -> None:
-    """Print what was set, and write it into matching.json beside what is there of other jobs.
+def _refuse_swept(configs: Sequence[RunConfig], match: Match, axes: Sequence[str]) -> None:
+    of_method = match is Match.trainable_parameters
+    keys = {f"peft.{size_key(to_plain(each)['peft'])}" for each in configs} if of_method else {STEPS, EPOCHS}
+    swept = next((key for key in axes if key in keys), None)
+    if swept is not None:
+        raise ConfigError(
+            f"{swept}: expected a key that sweep.match={match.value} may set, found one that is swept; give it one "
+            "value, or remove sweep.match."
+        )
+
+
+def read_matching(folder: SweepFolder) -> dict[str, Any]:
+    """What matching.json has of earlier jobs, by id; nothing where there is none.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: it is damaged.
     """
-    print(matching_table(jobs, solved, match))
     path = folder.path / FILE
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        earlier: Any = json.loads(path.read_text(encoding="utf-8"))["jobs"] if path.is_file() else {}
-        own = {job.id: {"job": job.label, **_plain(solved[job.id])} for job in jobs}
-        atomic.write_json(path, {"match": match, "jobs": {**earlier, **own}})
+        return dict(json.loads(path.read_text(encoding="utf-8"))["jobs"]) if path.is_file() else {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"sweep.match: {str(path)!r} cannot be written, or was damaged ({error}); delete it, or set "
-            "sweep.name=<another>."
+            f"sweep.match: expected the record of an earlier sweep in {str(path)!r}, found it damaged; delete it, or "
+            "set sweep.name=<another>."
         ) from error
+
+
+def record_matching(
+    folder: SweepFolder, jobs: Sequence[Job], solved: Mapping[str, Solved], match: str, earlier: Mapping[str, Any]
+) -> None:
+    """Print what was set, and write it into matching.json beside what is there of other jobs, `earlier`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    print(matching_table(jobs, solved, match))
+    own = {job.id: {"job": job.label, **_plain(solved[job.id])} for job in jobs}
+    atomic.write_json(folder.path / FILE, {"match": match, "jobs": {**earlier, **own}})
 
 
 def matching_table(jobs: Sequence[Job], solved: Mapping[str, Solved], match: str) -> str:

@@ -27,7 +27,7 @@ def parse_conditions(lines: Sequence[str]) -> list[Condition]:
     """Read `<key> if <key>=<value>,<value> and <key>=<value>`, one line for each key.
 
     Raises:
-        ConfigError: a line has another form, or a key has two lines.
+        ConfigError: a line has another form, a key has two lines, or keys wait for each other.
     """
     conditions = [_parse(line) for line in lines]
     keys = [condition.key for condition in conditions]
@@ -36,6 +36,7 @@ def parse_conditions(lines: Sequence[str]) -> list[Condition]:
         raise ConfigError(
             f"sweep.only: expected one condition for {twice}, found {keys.count(twice)}; join them with ' and '."
         )
+    _refuse_circle(conditions)
     return conditions
 
 
@@ -50,6 +51,19 @@ def plain(value: str) -> str:
         return repr(float(value))
     except ValueError:
         return value
+
+
+def _refuse_circle(conditions: Sequence[Condition]) -> None:
+    waiting = {condition.key: set(condition.wanted) for condition in conditions}
+    while free := [key for key, wanted in waiting.items() if not wanted & waiting.keys()]:
+        waiting = {key: wanted for key, wanted in waiting.items() if key not in free}
+    if not waiting:
+        return
+    path = [next(iter(waiting))]  # each waits for another of them: the way through them comes back
+    while (following := next(key for key in waiting if key in waiting[path[-1]])) not in path:
+        path.append(following)
+    circle = " waits for ".join([*path[path.index(following) :], following])
+    raise ConfigError(f"sweep.only: expected conditions without a circle, found one: {circle}; remove a condition.")
 
 
 def _parse(line: str) -> Condition:

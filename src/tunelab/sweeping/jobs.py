@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,21 +43,31 @@ def make_jobs(
     """The jobs of a sweep over `axes` in the order given, and how many were left out as equal to an earlier one.
 
     Raises:
-        ConfigError: a key is swept that belongs to the sweep and not to a run.
+        ConfigError: a key is swept that belongs to the sweep and not to a run, or `resume` is set.
     """
-    for axis in axes:
-        if axis in ("name", "output_dir", "resume") or axis.partition(".")[0] in OF_THE_SWEEP:
-            raise ConfigError(f"{axis}: expected one value for all jobs of a sweep, found several; set one.")
+    require_sweepable(configs, axes)
     jobs: dict[str, Job] = {}
     for config, typed in zip(configs, overrides, strict=True):
-        if to_plain(config)["resume"] is not None:
-            raise ConfigError("resume: expected a single run, found a sweep (-m); the same -m command goes on with it.")
         own = tuple(each for each in typed if key_of(each).partition(".")[0] not in OF_THE_SWEEP)
         values = {key_of(each): each.partition("=")[2] for each in own}
         chosen = {axis: values[axis] for axis in axes if axis in values}  # a condition may leave one out
         job = Job(content_hash(config, axes), chosen, alone(config), own)
         jobs.setdefault(job.id, job)
     return list(jobs.values()), len(configs) - len(jobs)
+
+
+def require_sweepable(configs: Iterable[RunConfig], axes: Sequence[str]) -> None:
+    """Raise a ConfigError where a key is swept that belongs to all jobs together, or `resume` is set."""
+    wrong = next(filter(is_of_all_jobs, axes), None)
+    if wrong is not None:
+        raise ConfigError(f"{wrong}: expected one value for all jobs of a sweep, found several; set one.")
+    if any(to_plain(config)["resume"] is not None for config in configs):
+        raise ConfigError("resume: expected a single run, found a sweep (-m); the same -m command goes on with it.")
+
+
+def is_of_all_jobs(key: str) -> bool:
+    """Whether a key says where the jobs lie or how they are run, and not what one of them does."""
+    return key in ("name", "output_dir", "resume") or key.partition(".")[0] in OF_THE_SWEEP
 
 
 def alone(config: RunConfig) -> RunConfig:

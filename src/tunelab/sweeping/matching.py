@@ -24,10 +24,8 @@ from tunelab.model.sizing import Knob, count_trainable, knob_of
 from tunelab.model.tokenizer import load_tokenizer
 from tunelab.model.tuning import read_tuning
 from tunelab.model.virtual_tokens import num_virtual_tokens, with_own_tokenizer
-from tunelab.sweeping.budgets import Solved
+from tunelab.sweeping.budgets import STEPS, Solved
 from tunelab.sweeping.solving import LIMIT, nearest
-
-STEPS = "trainer.max_steps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +39,17 @@ class _Data:
 class Matching:
     """Solves the jobs of one sweep; what was counted once is not counted again."""
 
-    def __init__(self, settings: SweepConfig, axes: Sequence[str]) -> None:
+    def __init__(self, settings: SweepConfig) -> None:
         assert settings.match is not None
         self._match: Match = settings.match
         self._given = settings.match_target
-        self._axes = axes
         self._known: dict[str, Any] = {}
 
     def solve(self, configs: Sequence[RunConfig]) -> list[Solved]:
         """Each job's solution, in order.
 
         Raises:
-            TunelabError: the key to solve is swept itself, or the first job's budget is not known.
+            TunelabError: the first job's budget is not known.
         """
         copies = [copy.deepcopy(config) for config in configs]  # to look at a key is not to use it
         one = self._parameters if self._match is Match.trainable_parameters else self._steps
@@ -69,7 +66,6 @@ class Matching:
         knob, now = knob_of(to_plain(config.peft), config.model), self._count(config, config.peft)
         if knob is None or now is None:
             return Solved(None, None, now, target)
-        self._refuse_swept(f"peft.{knob.key}")
         if now == target:
             return Solved(None, None, now, target)
 
@@ -99,7 +95,6 @@ class Matching:
         return self._once(key, partial(count_trainable, plain, config.model))
 
     def _steps(self, config: RunConfig, jobs: Sequence[RunConfig]) -> Solved:
-        self._refuse_swept(STEPS, "trainer.max_epochs")
         target = self._target(partial(self._spent, jobs[0]))
         a_step, now = self._a_step(config), self._num_steps(config)
         if a_step is None:
@@ -157,14 +152,6 @@ class Matching:
                 "one where only loading tells; set sweep.match_target=<number>."
             )
         return float(found)
-
-    def _refuse_swept(self, *keys: str) -> None:
-        swept = next((key for key in keys if key in self._axes), None)
-        if swept is not None:
-            raise ConfigError(
-                f"{swept}: expected a key that sweep.match={self._match.value} may set, found one that is swept; "
-                "give it one value, or remove sweep.match."
-            )
 
     def _once(self, key: str, make: Any) -> Any:
         if key not in self._known:

@@ -1,12 +1,11 @@
-"""One sweep from its jobs to their outcomes: the index, what is left to run, the processes, the last word."""
+"""One sweep from its jobs to their outcomes: what is left to run, the processes, the last word."""
 
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from tunelab.audit import refuse_unread_keys
-from tunelab.config import OF_THE_SWEEP, Rerun, RunConfig, SweepConfig, forget_reads
+from tunelab.config import Rerun, SweepConfig
 from tunelab.errors import Interrupted
 from tunelab.sweeping.folder import Outcome, SweepFolder
 from tunelab.sweeping.jobs import Job
@@ -16,19 +15,10 @@ from tunelab.sweeping.screen import Screen
 from tunelab.sweeping.source import Listed, Source
 
 
-def run_jobs(
-    jobs: Sequence[Job],
-    folder: SweepFolder,
-    *,
-    axes: Sequence[str],
-    typed: Sequence[str],
-    settings: SweepConfig,
-    in_process: bool,
-) -> dict[str, Outcome]:
-    """Run what is left to run of `jobs`; what became of each of them, by id.
+def run_jobs(jobs: Sequence[Job], folder: SweepFolder, settings: SweepConfig, in_process: bool) -> dict[str, Outcome]:
+    """Run what is left to run of `jobs`, which `folder` has recorded; what became of each of them, by id.
 
     Raises:
-        ConfigError: a key was typed that this kind of sweep has no use for, or the folder cannot be written.
         Interrupted: a signal came; the same command goes on.
     """
     rerun, metric = settings.rerun, settings.metric
@@ -36,9 +26,6 @@ def run_jobs(
     if not in_process:
         machine = plan_machine(settings.workers, len(jobs))
         limits = Limits(machine, settings.job_timeout, rerun is Rerun.all)
-    _ = settings.name  # the folder's
-    _refuse_unread(settings, typed)
-    folder.record(jobs, axes, typed)
     left = folder.to_run(jobs, rerun)
     earlier = {job.id: folder.outcome(job) for job in jobs if job not in left}
     workers = limits.machine.workers if limits else 1
@@ -67,11 +54,3 @@ def run_source(
 def console_beside(limits: Limits | None) -> Console | None:
     """The console of a screen: the usual one, or plain lines where jobs in this process print to the terminal too."""
     return None if limits else Console(force_terminal=False, highlight=False, markup=False, soft_wrap=True)
-
-
-def _refuse_unread(settings: SweepConfig, typed: Sequence[str]) -> None:
-    """Of the sections of sweeps, a grid reads its own; that of searches it does not."""
-    config = RunConfig(sweep=settings)
-    forget_reads(config.search)
-    for section in OF_THE_SWEEP:
-        refuse_unread_keys(config, typed, below=f"{section}.")

@@ -97,8 +97,6 @@ class Space:
                     f"sweep.only: expected keys that are searched ({', '.join(keys)}), found {missing} in "
                     f"{condition.text!r}; set several values of it, or remove the condition."
                 )
-        if len(self.in_order()) < len(keys):
-            raise ConfigError("sweep.only: expected conditions without a circle, found keys that wait for each other.")
 
     @property
     def keys(self) -> tuple[str, ...]:
