@@ -88,8 +88,17 @@ def _no_list(key: str, found: re.Match[str]) -> str | None:
     return f"{key}: expected a list, found a single value ({found[1]}); set '{key}=[<value>]'." if key else None
 
 
+def _no_values(_: str, found: re.Match[str]) -> str:
+    """Of a function of the command line: choice, range, interval, …"""
+    key, value, reason = found[1].lstrip("+"), found[2], found[3]
+    return (
+        f"{key}: expected values, as in {key}=a,b or {key}=range(1,9,2), found {value} ({reason}); set {key}=<value>."
+    )
+
+
 _KNOWN: tuple[tuple[str, Callable[[str, re.Match[str]], str | None]], ...] = (
     (r"^LexerNoViableAlt\w*: (.*?)=(.*?) *\^", _letters),
+    (r"^Error parsing override '(.*?)=.*' \w+ while evaluating '(.*?)': (.*?)(?: See https:.*)?$", _no_values),
     (r"^Ambiguous value for argument '(.*?)=(.*?)' 1\. To use it as a list", _several),
     (r"Could not find '/?([\w/]+?)/(.+?)' Available options in '.*?': (.*)$", _choice),
     (r"^Invalid type assigned: .* EvaluationSetConfig", _set),

@@ -18,6 +18,7 @@ from tunelab.audit import refuse_unread_keys
 from tunelab.compose import explain_hydra_error, prepare_arguments, to_config
 from tunelab.config import OF_THE_SWEEP, RunConfig, SweepConfig, forget_reads, mark_read
 from tunelab.errors import ConfigError, TunelabError
+from tunelab.report.formatting import plural
 from tunelab.sweeping.budgets import match_jobs, read_matching, record_matching
 from tunelab.sweeping.designs import describe, lay_out
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
@@ -48,7 +49,7 @@ def plan_jobs(loader: ConfigLoader, master: DictConfig) -> list[list[str]]:
     fixed = {key: "" for key in typed if key not in swept}
     settings = _settings(master)
     jobs = lay_out(values, fixed, settings)
-    print(f"design       {describe(values, settings, len(jobs))}")
+    print(f"design       {describe(values, settings, jobs)}")
     return [[_written(each, job[key]) for key, each in typed.items() if key in job] for job in jobs]
 
 
@@ -100,7 +101,8 @@ def run_sweep(
     earlier = read_matching(folder) if solved else {}
     folder.record(jobs, axes, typed)
     if num_equal:
-        print(f"{num_equal} of {len(configs)} jobs are the same as others of them: run once")
+        are = "is the same as another" if num_equal == 1 else "are the same as others"
+        print(f"{num_equal} of {plural(len(configs), 'job')} {are} of them: run once")
     if settings.match is not None:
         by_id = {content_hash(config, axes): each for config, each in zip(configs, solved, strict=True)}
         record_matching(folder, jobs, by_id, settings.match.value, earlier)

@@ -55,7 +55,7 @@ def run_again(
     """
     sweep = SweepFolder(folder)
     sweep.record(jobs, list(dict.fromkeys(axis for job in jobs for axis in job.axes)), typed)
-    return sweep, run_jobs(jobs, sweep, settings, in_process=False)
+    return sweep, run_jobs(jobs, sweep, settings, in_process=False, names_best=False)
 
 
 def refuse_unused(config: Section, settings: SweepConfig, overrides: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.jobs import Job, is_of_all_jobs, key_of, make_jobs, sweep_name
 from tunelab.sweeping.searching.conducting import Plan, plan_limits, run_search
 from tunelab.sweeping.searching.objectives import choose_objectives
+from tunelab.sweeping.searching.pruning import require_judging
 from tunelab.sweeping.searching.samplers import check_settings
 from tunelab.sweeping.searching.space import Choices, Integers, Parameter, Reals, Space, corners, require_space
 from tunelab.sweeping.searching.trials import Rules
@@ -52,8 +53,8 @@ def search(loader: ConfigLoader, master: DictConfig, in_process: bool) -> None:
     def jobs_of(values: Mapping[str, str]) -> Mapping[int, Job]:
         return _jobs_of(loader, master, typed, values, plan.settings.seeds)
 
-    for corner in corners(space):
-        jobs_of(corner)
+    composed = [job.config for corner in corners(space) for job in jobs_of(corner).values()]
+    require_judging(plan.settings, plan.objectives[0], composed)
     run_search(plan, rules, lambda asked: jobs_of(asked.values))
 
 

@@ -81,12 +81,15 @@ def test_where_a_condition_does_not_hold_the_key_is_not_set():
 
 
 def test_a_design_is_said_in_a_line():
-    assert describe(SWEPT, SweepConfig(), 36) == "grid of peft (3) × optim.lr (3) × peft.r (2) × seed (2): 36 jobs"
+    grid = lay_out(SWEPT, {}, SweepConfig())
+    assert describe(SWEPT, SweepConfig(), grid) == "grid of peft (3) × optim.lr (3) × peft.r (2) × seed (2): 36 jobs"
     one = SweepConfig(design=Design.one_at_a_time, zip=["peft", "optim.lr"])
-    assert describe(SWEPT, one, 8) == (
+    assert describe(SWEPT, one, lay_out(SWEPT, {}, one)) == (
         "one change at a time, base peft=lora optim.lr=1e-4 peft.r=4, changes peft & optim.lr (2) + peft.r (1) "
         "× seed (2): 8 jobs"
     )
+    only = SweepConfig(only=["peft.r if peft=lora,dora"])
+    assert describe(SWEPT, only, lay_out(SWEPT, {}, only)).endswith("× seed (2): 36 jobs, 30 of them different")
 
 
 @pytest.mark.parametrize("value", [["a"], ["a", "a"], [["a", "b"], ["b", "c"]], [["a", "b"], "cd"], ["a", ["b", "c"]]])

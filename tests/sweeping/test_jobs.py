@@ -19,7 +19,7 @@ from tunelab.sweeping.folder import Outcome, Status, SweepFolder
 from tunelab.sweeping.jobs import Job, make_jobs, sweep_name
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.orders import visible
-from tunelab.sweeping.ranking import best_job
+from tunelab.sweeping.ranking import Ranking
 from tunelab.sweeping.screen import Screen, clock
 from tunelab.sweeping.slots import Slots
 
@@ -162,43 +162,69 @@ def test_the_machine_is_shared_out(monkeypatch, typed, workers, num_jobs, num_de
     assert (planned.workers, planned.num_threads) == found
 
 
-def test_the_best_job():
-    outcomes = {
-        "a": Outcome(Status.finished, None, {"test/loss": 2.0, "test/exact_match": 0.5}),
-        "b": Outcome(Status.finished, None, {"test/loss": 1.0, "test/exact_match": 0.25}),
-        "c": Outcome(Status.failed, "why", {}),
-        "d": Outcome(Status.finished, None, {"test/loss": None, "test/exact_match": math.nan}),
-    }
-    assert best_job(outcomes, None) == ("a", 0.5)
-    assert best_job(outcomes, "test/loss") == ("b", 1.0)
-    assert best_job(outcomes, "test/nothing") is None
-    assert best_job(outcomes, "test/num_tokens") is None
-    assert best_job({}, None) is None
+def jobs_over(**axes: list) -> dict[str, Job]:
+    """A grid over `peft` and seeds, by id."""
+    typed = [[f"peft={peft}", f"seed={seed}"] for peft in axes["peft"] for seed in axes["seed"]]
+    configs = [RunConfig(seed=seed, peft={"name": peft}) for peft in axes["peft"] for seed in axes["seed"]]
+    return {job.id: job for job in make_jobs(configs, typed, ["peft", "seed"])[0]}
 
 
-def test_of_equal_jobs_the_one_with_the_lower_loss_is_best():
-    outcomes = {
-        "a": Outcome(Status.finished, None, {"test/exact_match": 0.0}),
-        "b": Outcome(Status.finished, None, {"test/loss": 2.0, "test/exact_match": 0.0}),
-        "c": Outcome(Status.finished, None, {"test/loss": 1.0, "test/exact_match": 0.0}),
-    }
-    assert best_job(outcomes, None) == ("c", 0.0)
+def finished(jobs: dict[str, Job], **values: list[float | None]) -> dict[str, Outcome]:
+    """An outcome for each job: `peft` → its figure of each seed; None: it failed."""
+    left = {peft: list(found) for peft, found in values.items()}
+    outcomes: dict[str, Outcome] = {}
+    for name, job in jobs.items():
+        value = left[job.axes["peft"]].pop(0)
+        metrics = {"val/loss": value, "test/loss": -value} if value is not None else {}
+        outcomes[name] = Outcome(Status.finished if metrics else Status.failed, None, metrics)
+    return outcomes
+
+
+def test_the_best_configuration_is_that_of_the_best_mean_over_seeds_in_validations():
+    jobs = jobs_over(peft=["lora", "dora", "ia3"], seed=[1, 2])
+    outcomes = finished(jobs, lora=[1.0, 9.0], dora=[4.0, 5.0], ia3=[6.0, 7.0])  # one seed of lora is the luckiest
+    assert Ranking().best(jobs, outcomes) == "best val/loss 4.5, mean of 2 seeds: peft=dora"
+    assert Ranking("test/loss").best(jobs, outcomes) == "best test/loss -6.5, mean of 2 seeds: peft=ia3"  # as asked for
+    assert Ranking(names_best=False).best(jobs, outcomes) is None
+    for metric in ("val/nothing", "test/num_tokens", "test/length_tokens"):
+        assert Ranking(metric).best(jobs, outcomes) is None
+    for job in jobs.values():
+        job.config.trainer.monitor = "val/exact_match"  # not measured: nothing is chosen by the test split instead
+    assert Ranking().best(jobs, outcomes) is None
+    assert Ranking().shown(jobs, outcomes) == "test/loss"
+
+
+def test_a_configuration_counts_with_all_its_seeds():
+    jobs = jobs_over(peft=["lora", "dora", "ia3"], seed=[1, 2])
+    assert Ranking().best(jobs, {}) is None
+    diverged = finished(jobs, lora=[1.0, None], dora=[4.0, math.inf], ia3=[6.0, 7.0])
+    assert Ranking().best(jobs, diverged) is None  # of one configuration none is the best
+    one_left = finished(jobs, lora=[1.0, None], dora=[4.0, 5.0], ia3=[6.0, 7.0])
+    assert Ranking().best(jobs, one_left) == "best val/loss 4.5, mean of 2 seeds: peft=dora"
+    equal = finished(jobs, lora=[5.0, 4.0], dora=[4.0, 5.0], ia3=[6.0, 7.0])
+    assert Ranking().best(jobs, equal) == "best val/loss 4.5, mean of 2 seeds: peft=lora (1 other equal)"
+    seeds = jobs_over(peft=["lora"], seed=[1, 2, 3])
+    assert Ranking().best(seeds, finished(seeds, lora=[1.0, 2.0, 3.0])) is None  # the luckiest seed is no result
+    single = jobs_over(peft=["lora", "dora"], seed=[1])
+    assert Ranking().best(single, finished(single, lora=[1.0], dora=[2.0])) == "best val/loss 1, one seed: peft=lora"
 
 
 def test_the_screen_has_a_line_for_each_job_that_ends(capsys: pytest.CaptureFixture[str]):
-    first, second, third = jobs = some_jobs(1, 2, 3)
-    with Screen(jobs, {first.id: Outcome(Status.finished, None, {"test/loss": 1.5}, 10)}, 1, None) as screen:
+    jobs = list(jobs_over(peft=["lora", "dora", "ia3"], seed=[2]).values())
+    first, second, third = jobs
+    ended = {first.id: Outcome(Status.finished, None, {"val/loss": 1.5}, 10)}
+    with Screen(jobs, ended, 1, Ranking()) as screen:
         running = {second.id: Outcome(Status.running), third.id: Outcome(Status.waiting)}
         screen(running, {second.id: 4.0})
-        screen(running | {second.id: Outcome(Status.finished, None, {"test/loss": 0.5}, 61)}, {})
+        screen(running | {second.id: Outcome(Status.finished, None, {"val/loss": 0.5}, 61)}, {})
         assert "1 waiting" in screen.headline()
-        assert "best test/loss 0.5 (seed=2) · 01:01 left" in screen.headline()
+        assert "best val/loss 0.5, one seed: peft=dora · 01:01 left" in screen.headline()
         screen({third.id: Outcome(Status.failed, "it broke", {}, 1)}, {})
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "[2/3] finished: seed=2 (01:01) test/loss 0.5",
-        "[3/3] failed: seed=3 (00:01) it broke",
-        "2 finished · 1 failed · best test/loss 0.5 (seed=2)",
+        "[2/3] finished: peft=dora seed=2 (01:01) val/loss 0.5",
+        "[3/3] failed: peft=ia3 seed=2 (00:01) it broke",
+        "2 finished · 1 failed · best val/loss 0.5, one seed: peft=dora",
     ]
     assert clock(3661) == "01:01:01"
 
@@ -207,13 +233,13 @@ def test_the_screen_is_a_table_in_a_terminal():
     first, second = jobs = some_jobs(1, 2)
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, color_system=None, width=100)
-    with Screen(jobs, {}, 1, "test/loss", console) as screen:
+    with Screen(jobs, {}, 1, Ranking("test/loss"), console) as screen:
         done = Outcome(Status.finished, None, {"test/loss": 0.25, "test/exact_match": 1.0}, 12)
         screen({first.id: done, second.id: Outcome(Status.running)}, {second.id: 5.0})
     last = [line.split() for line in shown.getvalue().split("status")[-1].splitlines()]
     assert ["finished", "seed=1", "00:12", "test/loss", "0.25"] in last
     assert ["running", "seed=2", "00:05"] in last
-    assert "1 running · 1 finished · best test/loss 0.25 (seed=1) · 00:07 left" in shown.getvalue()
+    assert "1 running · 1 finished · 00:07 left" in shown.getvalue()
 
 
 def test_what_a_model_showed_survives_the_disk_to_the_last_bit():

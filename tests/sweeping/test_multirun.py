@@ -36,6 +36,8 @@ EQUAL = ("sweep.match=tokens",)  # reads the data, and keeps them in the cache
         ([], "-m: expected a key with several values"),
         (["seed=1"], "found none; set one, or leave -m out"),
         (["seed=range(3,3)"], "found an empty list of values"),
+        (["optim.lr=choice()"], "optim.lr=range(1,9,2), found choice() (empty choice is not legal); set optim.lr=<val"),
+        (["+seed=range()"], "seed: expected values, as in seed=a,b or seed=range(1,9,2), found range() (missing a "),
         (["sweep.workers=1,2"], "sweep.workers: expected one value for all jobs of a sweep"),
         (["output_dir=a,b"], "output_dir: expected one value"),
         (["resume=outputs/runs/x", "seed=1,2"], "resume: expected a single run, found a sweep (-m)"),

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sweeping_runs
@@ -18,7 +20,10 @@ from tunelab.errors import TunelabError
 from tunelab.finetune import fine_tune
 from tunelab.locking import held
 from tunelab.run import RunFolder
-from tunelab.sweeping.pool import Pool
+from tunelab.sweeping.folder import SweepFolder
+from tunelab.sweeping.jobs import make_jobs
+from tunelab.sweeping.machine import Machine
+from tunelab.sweeping.pool import Limits, Pool, Running
 from tunelab.sweeping.source import Listed, Stop
 
 sweep = sweeping_runs.sweep
@@ -162,6 +167,38 @@ def test_an_error_of_the_source_stops_the_jobs_and_blames_none(sweep, tmp_path: 
     [stopped] = mine.glob("seed-1*")
     assert summary_of(stopped)["status"] == "interrupted"
     assert list(mine.glob("seed-2*")) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "written", "status"),
+    [
+        (1, "failed", "failed"),  # by itself, while it was to stop
+        (143, "interrupted", "pruned"),
+        (-signal.SIGTERM, None, "pruned"),  # before it could hear
+        (143, None, "pruned"),  # before the run began
+        (-signal.SIGKILL, None, "failed"),  # no memory, say
+        (0, "finished", "finished"),
+    ],
+)
+def test_a_job_that_was_given_up_is_pruned_where_it_has_not_ended_by_itself(
+    tmp_path: Path, monkeypatch, code: int, written: str | None, status: str
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the pool sets it: taken back afterwards
+    [job] = make_jobs([RunConfig()], [["seed=0"]], ["seed"])[0]
+    pool = Pool(SweepFolder(tmp_path), Limits(Machine(1, 1, 0)), lambda outcomes, seconds: None)
+    folder = pool._sweep.job(job)
+    folder.path.mkdir()
+    place = pool._place(job)
+    assert place is not None
+    process: Any = SimpleNamespace(exitcode=code, pid=None)
+    running = Running(job, process, place, {}, is_told=True, stop=Stop("median pruner: …", 40))
+    pool._running.append(running)
+    if written:
+        folder.write_json("summary.json", {"status": written, "reason": "no memory", "metrics": {}})
+    assert pool._end(running).status.value == status
+    summary = folder.read_summary()
+    assert summary["status"] == status
+    assert ("pruned_at_step" in summary) is (status == "pruned")
 
 
 def test_what_another_sweep_runs_is_left_to_it(sweep, tmp_path: Path):

@@ -33,7 +33,7 @@ def test_a_bad_trial_is_pruned_and_not_run_again(sweep, tmp_path: Path, monkeypa
     assert done.returncode == 0, done.stderr
     assert "search outputs/sweeps/mine: 2 trials, 0 begun before, 1 at a time" in done.stdout
     assert "[trial 0 · 1/2] finished: lr=0.01" in done.stdout
-    assert "[trial 1 · 2/2] pruned: lr=1e-07 max_steps=100000 (" in done.stdout
+    assert "[trial 1 · 2/2] pruned: max_steps=100000 lr=1e-07 (" in done.stdout
     good, bad = trials_of(tmp_path)
     assert (good["state"], bad["state"]) == ("finished", "pruned")
     folders = [next(mine(tmp_path).glob(f"*_{trial['jobs'][0]}")) for trial in (good, bad)]
@@ -103,6 +103,10 @@ SPACE = ("optim.lr=interval(1e-4,1e-2)", "peft.r=2,4")
         ((*SPACE, "trainer.max_steps=5,-5"), "trainer.max_steps: expected null or at least 1, found -5"),
         ((*SPACE, "hydra/sweeper=grid", "search.num_trials=3"), "search.num_trials: set, but nothing uses it"),
         ((*SPACE, "search.number_of_trials=3"), "search.num_trials"),
+        (
+            (*SPACE, "search.pruner=median", "trainer.val_every_steps=6"),
+            "search.pruner=median ends it, found the first at its end, step 6; set trainer.val_every_steps=1, or",
+        ),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) and value else "",
 )

@@ -12,11 +12,12 @@ import pytest
 from scipy import stats
 from sqlalchemy import Engine, event
 
-from tunelab.config import Pruner, Sampler, SearchConfig
+from tunelab.config import Pruner, RunConfig, Sampler, SearchConfig, TrainerConfig
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.sweeping.conditions import parse_conditions
 from tunelab.sweeping.searching.following import Follower
 from tunelab.sweeping.searching.objectives import Objective
+from tunelab.sweeping.searching.pruning import require_judging
 from tunelab.sweeping.searching.racing import is_decided
 from tunelab.sweeping.searching.samplers import check_settings
 from tunelab.sweeping.searching.space import Choices, Integers, Reals, Space
@@ -200,6 +201,75 @@ def test_what_is_pruned_is_what_optuna_prunes(tmp_path: Path, settings: dict[str
             independent.tell(trial, curve[-1])
             study.complete(asked.number, curve[-1:], {0: curve[-1:]}, raced=False)
     assert {record.state for record in study.records()} == {"finished", "pruned"}
+
+
+@pytest.mark.parametrize("pruner", [Pruner.median, Pruner.successive_halving])
+def test_the_word_of_a_pruner_is_kept_where_the_command_was_killed_before_it_could_act(tmp_path: Path, pruner: Pruner):
+    settings: dict[str, Any] = {"sampler": Sampler.random, "pruner": pruner, "prune_after_trials": 1}
+    study = opened(tmp_path, **settings)
+    good, bad = study.ask(), study.ask()
+    for step in (10, 20):
+        assert not study.report(good.number, step, 1.0)
+    study.complete(good.number, [1.0], {0: [1.0]}, raced=False)
+    assert study.report(bad.number, 10, 2.0)
+    again = opened(tmp_path, **settings)
+    assert again.unfinished() == [bad]
+    assert again.given_up(bad.number) == (10, 2.0)
+
+
+def test_a_trial_that_nobody_has_judged_is_judged_when_it_is_found_again(tmp_path: Path):
+    settings: dict[str, Any] = {"sampler": Sampler.random, "pruner": Pruner.median, "prune_after_trials": 1}
+    study = opened(tmp_path, **settings)
+    asked = [study.ask() for _ in range(3)]
+    study.report(asked[0].number, 10, 1.0)
+    study.complete(asked[0].number, [1.0], {0: [1.0]}, raced=False)
+    plain = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    for number, value in ((1, 2.0), (2, 0.5)):  # told, and then killed
+        optuna.Trial(plain, plain.trials[number]._trial_id).report(value, 10)
+    again = opened(tmp_path, **settings)
+    again.unfinished()
+    assert [again.given_up(number) for number in (1, 2)] == [(10, 2.0), None]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "said"),
+    [
+        (
+            {"max_steps": 50, "val_every_steps": 50},
+            {},
+            "the first at its end, step 50; set trainer.val_every_steps=10,",
+        ),
+        ({"max_steps": 50, "val_every_steps": 49}, {}, None),
+        ({"max_steps": 50}, {}, None),  # five times
+        ({"max_steps": 1}, {}, "at its end, step 1; raise trainer.max_steps, or search.pruner=none"),
+        ({"val_every_steps": 10**6}, {}, None),  # how many steps there are, the data decide
+        ({"max_steps": 50}, {"prune_after_steps": 40}, None),
+        ({"max_steps": 50}, {"prune_after_steps": 41}, "search.prune_after_steps: expected a step that is validated"),
+        ({"max_steps": 50}, {"pruner": Pruner.hyperband, "min_steps": 45}, "the last of which is at step 40, found 45"),
+        ({"max_steps": 50}, {"pruner": Pruner.none}, None),
+    ],
+)
+def test_a_pruner_needs_a_validation_before_the_end(
+    trainer: dict[str, Any], settings: dict[str, Any], said: str | None
+):
+    config = RunConfig(trainer=TrainerConfig(**trainer))
+    asked = SearchConfig(**{"pruner": Pruner.median, **settings})
+    if said is None:
+        require_judging(asked, LOSS[0], [config])
+        return
+    with pytest.raises(ConfigError) as refused:
+        require_judging(asked, LOSS[0], [config])
+    assert said in str(refused.value)
+    longer = RunConfig(trainer=TrainerConfig(max_steps=200, val_every_steps=20))
+    require_judging(asked, LOSS[0], [config, longer])  # that one can be pruned
+
+
+def test_a_pruner_needs_a_scored_validation_where_it_judges_scores():
+    trainer = TrainerConfig(max_steps=50, score_every_validations=5, monitor="val/exact_match")
+    config, scored = RunConfig(trainer=trainer), Objective("val/exact_match", higher_is_better=True)
+    with pytest.raises(ConfigError, match=r"before the end of a run, .*; set trainer.val_every_steps=2,"):
+        require_judging(SearchConfig(pruner=Pruner.median), scored, [config])
+    require_judging(SearchConfig(pruner=Pruner.median), LOSS[0], [config])
 
 
 def test_another_search_in_the_folder_is_refused(tmp_path: Path):

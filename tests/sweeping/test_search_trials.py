@@ -125,6 +125,35 @@ def test_a_pruner_judges_the_first_seed_and_the_others_follow(tmp_path: Path):
     assert again.states() == ["finished", "pruned", "running"]
 
 
+def test_a_trial_that_was_given_up_is_stopped_at_once_where_the_search_was_killed(tmp_path: Path):
+    rules, settings = {"pruner": "median"}, {"pruner": Pruner.median, "prune_after_trials": 1}
+    bench = Bench(tmp_path, ("1", "2"), rules=rules, settings=settings)
+    assert bench.labels(1) == ["0.1 0"]
+    bench.validated(bench.jobs[0], 1.0)
+    bench.end(bench.jobs[0], value=1.0)
+    assert bench.labels(1) == ["0.2 0"]
+    [bad] = bench.jobs
+    bench.validated(bad, 2.5)
+    stop = Stop("median pruner: val/loss 2.5 at step 10", 10)
+    assert bench.trials.to_stop() == {bad.id: stop}  # and then kill -9
+    (tmp_path / bad.folder_name / "metrics.jsonl").unlink()  # it goes on from a checkpoint before that step
+    again = Bench(tmp_path, ("1", "2"), rules=rules, settings=settings)
+    assert again.trials.to_stop() == {}
+    assert again.labels(1) == ["0.2 0"]
+    assert again.trials.to_stop() == {bad.id: stop}
+
+
+def test_validations_that_come_too_late_for_the_pruner_are_said_once(tmp_path: Path, capsys):
+    bench = Bench(tmp_path, rules={"pruner": "median"}, settings={"pruner": Pruner.median})
+    for value in (1.0, 2.0):
+        job = bench.next()
+        assert job is not None
+        bench.validated(job, value)
+        bench.end(job, value=value)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("search.pruner=median: trial 0 was validated at its end only, so that it could not")
+
+
 def test_a_trial_that_finishes_before_it_hears_is_finished(tmp_path: Path):
     bench = Bench(tmp_path, rules={"pruner": "median"}, settings={"pruner": Pruner.median, "prune_after_trials": 1})
     for value in (1.0, 2.0):

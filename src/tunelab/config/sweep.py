@@ -47,7 +47,7 @@ class SweepConfig(Section):
     workers: int | None = None  # jobs at a time; None: one a core, or one an accelerator
     job_timeout: float | None = None  # seconds without output after which a job is killed; None: never
     rerun: Rerun = Rerun.failed
-    metric: str | None = None  # of summary.json, for "best so far"; None: test/exact_match, else test/loss
+    metric: str | None = None  # of summary.json, for "best so far"; None: trainer.monitor
     design: Design = Design.grid
     zip: list[Any] = field(default_factory=list[Any])  # keys whose values go together, [peft,optim.lr]; or several such
     only: list[str] = field(default_factory=list[str])  # 'peft.r if peft=lora,dora': elsewhere the key is not set

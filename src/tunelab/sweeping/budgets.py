@@ -9,6 +9,7 @@ from tunelab import atomic
 from tunelab.config import Match, RunConfig, SweepConfig, to_plain
 from tunelab.errors import ConfigError
 from tunelab.model.size_keys import size_key
+from tunelab.report.formatting import plural
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.jobs import Job
 
@@ -97,7 +98,7 @@ def matching_table(jobs: Sequence[Job], solved: Mapping[str, Solved], match: str
     rows: dict[tuple[str, ...], int] = {}
     for job in jobs:
         found = solved[job.id]
-        label = " ".join(f"{key}={value}" for key, value in job.axes.items() if key != "seed") or "all jobs"
+        label = job.configuration or "all jobs"
         setting = f"{found.knob}={found.value}" if found.knob else "as it is"
         budget = "not known" if found.budget is None else f"{found.budget:,.0f}"
         difference = "" if found.difference is None else f"{found.difference:+.2%}"
@@ -106,7 +107,7 @@ def matching_table(jobs: Sequence[Job], solved: Mapping[str, Solved], match: str
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  "
-        f"{count} job{'s' if count > 1 else ''}"
+        f"{plural(count, 'job')}"
         for row, count in rows.items()
     ]
     return "\n".join([f"matched on {match.replace('_', ' ')}", *lines])

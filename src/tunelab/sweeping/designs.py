@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from tunelab.config import Design, SweepConfig
 from tunelab.errors import ConfigError
+from tunelab.report.formatting import plural
 from tunelab.sweeping.conditions import Condition, parse_conditions, plain
+from tunelab.sweeping.jobs import SEED
 
 Assignment = Mapping[str, str]  # key → value as typed
 Block = Sequence[Assignment]  # what moves together: one swept key, or those of a zip
-SEED = "seed"  # replicates: it is crossed with everything, whatever the design
 
 
 def lay_out(swept: Mapping[str, Sequence[str]], fixed: Assignment, settings: SweepConfig) -> list[Assignment]:
@@ -30,12 +31,14 @@ def lay_out(swept: Mapping[str, Sequence[str]], fixed: Assignment, settings: Swe
     return jobs
 
 
-def describe(swept: Mapping[str, Sequence[str]], settings: SweepConfig, num_jobs: int) -> str:
-    """`grid of peft (2) × seed (3): 6 jobs`."""
+def describe(swept: Mapping[str, Sequence[str]], settings: SweepConfig, jobs: Sequence[Assignment]) -> str:
+    """`grid of peft (2) × seed (3): 6 jobs`; where conditions make some of them equal, how many differ."""
     blocks = _blocks(swept, settings.zip_groups())
     seeds = [block for block in blocks if SEED in block[0]]
     rest = [block for block in blocks if block not in seeds]
-    total = f"{num_jobs} job{'s' if num_jobs != 1 else ''}"
+    different = len({frozenset(job.items()) for job in jobs})
+    alike = f", {different} of them different" if different < len(jobs) else ""
+    total = plural(len(jobs), "job") + alike
     if settings.design is Design.grid:
         return f"grid of {' × '.join(map(_sized, blocks))}: {total}"
     base = " ".join(f"{key}={value}" for block in rest for key, value in block[0].items())

@@ -1,7 +1,8 @@
 """The folder of a sweep: its index sweep.json, and what became of each job so far."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -80,42 +81,57 @@ class SweepFolder:
         missing = (Status.waiting, Status.interrupted, Status.pruned)
         return [job for job in jobs if self.outcome(job).status in (*missing, *again)]
 
+    def make(self) -> None:
+        """Make the folder where there is none; one that is there stays as it is.
+
+        Raises:
+            ConfigError: it cannot be made, or its index was damaged.
+        """
+        with self._written():
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._read()
+
     def record(self, jobs: Sequence[Job], axes: Sequence[str], command: Sequence[str]) -> None:
         """Write what was asked into sweep.json, beside what was asked before.
 
         Raises:
             ConfigError: the folder cannot be made, or its index was damaged.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with held(self.path / ".lock", timeout=60):
-                index = self._read()
-                old = {entry["id"]: entry for entry in index.get("jobs", [])}
-                new = {job.id: self._entry(job) for job in jobs}
-                values = index.get("axes", {})
-                for axis in axes:
-                    seen = [*values.get(axis, []), *(job.axes[axis] for job in jobs if axis in job.axes)]
-                    values[axis] = list(dict.fromkeys(seen))
-                commands = [*index.get("commands", []), list(command)]
-                content = {
-                    **index,
-                    "schema_version": SCHEMA_VERSION,
-                    "name": self.path.name,
-                    "commands": [list(each) for each in dict.fromkeys(map(tuple, commands))],
-                    "axes": values,
-                    "jobs": list({**old, **new}.values()),
-                }
-                atomic.write_json(self.path / INDEX, content)
-        except OSError as error:
-            reason = error.strerror or error
-            raise ConfigError(
-                f"sweep.name: {str(self.path)!r} cannot be written ({reason}); set output_dir=<another folder>."
-            ) from error
+        self.make()
+        with self._written(), held(self.path / ".lock", timeout=60):
+            index = self._read()
+            old = {entry["id"]: entry for entry in index.get("jobs", [])}
+            new = {job.id: self._entry(job) for job in jobs}
+            values = index.get("axes", {})
+            for axis in axes:
+                seen = [*values.get(axis, []), *(job.axes[axis] for job in jobs if axis in job.axes)]
+                values[axis] = list(dict.fromkeys(seen))
+            commands = [*index.get("commands", []), list(command)]
+            content = {
+                **index,
+                "schema_version": SCHEMA_VERSION,
+                "name": self.path.name,
+                "commands": [list(each) for each in dict.fromkeys(map(tuple, commands))],
+                "axes": values,
+                "jobs": list({**old, **new}.values()),
+            }
+            atomic.write_json(self.path / INDEX, content)
 
     def note(self, key: str, content: Any) -> None:
         """Write one entry of sweep.json, beside the rest of it."""
         with held(self.path / ".lock", timeout=60):
             atomic.write_json(self.path / INDEX, {**self._read(), key: content})
+
+    @contextlib.contextmanager
+    def _written(self) -> Generator[None]:
+        """Say in a sentence why the folder cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise ConfigError(
+                f"sweep.name: {str(self.path)!r} cannot be written ({reason}); set output_dir=<another folder>."
+            ) from error
 
     def _entry(self, job: Job) -> dict[str, Any]:
         return {"id": job.id, "folder": self.job(job).path.name, "axes": dict(job.axes), "overrides": job.overrides}

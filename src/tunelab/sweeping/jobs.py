@@ -11,6 +11,7 @@ from tunelab.config import OF_THE_SWEEP, RunConfig, SearchConfig, SweepConfig, t
 from tunelab.errors import ConfigError
 from tunelab.run import RESUMABLE_KEYS
 
+SEED = "seed"  # of replicates: jobs that differ in it alone are one configuration
 LONGEST_NAME = 120  # characters of a folder name; file systems take 255 bytes
 
 
@@ -26,9 +27,12 @@ class Job:
     @property
     def label(self) -> str:
         """What differs from the other jobs: `peft=dora lr=3e-4 seed=1`."""
-        return " ".join(
-            f"{key}={value}" for key, value in zip(_short(list(self.axes)), self.axes.values(), strict=True)
-        )
+        return _in_words(self.axes)
+
+    @property
+    def configuration(self) -> str:
+        """The same without the seed: what its replicates have in common. Empty where nothing else is swept."""
+        return _in_words({key: value for key, value in self.axes.items() if key != SEED})
 
     @property
     def folder_name(self) -> str:
@@ -103,6 +107,10 @@ def digest(content: Any) -> str:
 def key_of(override: str) -> str:
     """The key that `override` sets."""
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _in_words(axes: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in zip(_short(list(axes)), axes.values(), strict=True))
 
 
 def _short(keys: Sequence[str]) -> list[str]:

@@ -179,8 +179,8 @@ class Pool:
             with held(folder.path / LOCK_FILE, timeout=TO_DIE):
                 pass
             self._record(folder, ended)
-        if ended.stop is not None and self._sweep.outcome(ended.job).status is not Status.finished:
-            record_stop(folder, ended.stop)
+        if ended.stop is not None and self._sweep.outcome(ended.job).status is Status.interrupted:
+            record_stop(folder, ended.stop)  # else it has finished, or failed, by itself
         return self._sweep.outcome(ended.job)
 
     def _record(self, folder: RunFolder, ended: Running) -> None:
@@ -188,7 +188,8 @@ class Pool:
         code = ended.process.exitcode or 0
         folder.summary.facts |= {"exit_code": code}
         with contextlib.suppress(TunelabError, Interrupted, OSError), recorded(folder, ended.job.config):
-            if (self._signals or self._is_over) and not ended.timed_out:
+            as_told = ended.is_told and code in (-signal.SIGTERM, 128 + signal.SIGTERM)  # before the run could say so
+            if (self._signals or self._is_over or as_told) and not ended.timed_out:
                 raise Interrupted(self._signals[0] if self._signals else signal.SIGTERM)
             raise TunelabError(self._reason(code, ended.timed_out))
 

@@ -7,21 +7,27 @@ from rich.console import Console
 
 from tunelab.config import Rerun, SweepConfig
 from tunelab.errors import Interrupted
+from tunelab.report.formatting import plural
 from tunelab.sweeping.folder import Outcome, SweepFolder
 from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.pool import Limits, Pool
+from tunelab.sweeping.ranking import Ranking
 from tunelab.sweeping.screen import Screen
 from tunelab.sweeping.source import Listed, Source
 
 
-def run_jobs(jobs: Sequence[Job], folder: SweepFolder, settings: SweepConfig, in_process: bool) -> dict[str, Outcome]:
+def run_jobs(
+    jobs: Sequence[Job], folder: SweepFolder, settings: SweepConfig, in_process: bool, *, names_best: bool = True
+) -> dict[str, Outcome]:
     """Run what is left to run of `jobs`, which `folder` has recorded; what became of each of them, by id.
+
+    `names_best`: whether one of them is to be the best; repeats of one run do not compete.
 
     Raises:
         Interrupted: a signal came; the same command goes on.
     """
-    rerun, metric = settings.rerun, settings.metric
+    rerun, ranking = settings.rerun, Ranking(settings.metric, names_best)
     limits = None
     if not in_process:
         machine = plan_machine(settings.workers, len(jobs))
@@ -29,9 +35,9 @@ def run_jobs(jobs: Sequence[Job], folder: SweepFolder, settings: SweepConfig, in
     left = folder.to_run(jobs, rerun)
     earlier = {job.id: folder.outcome(job) for job in jobs if job not in left}
     workers = limits.machine.workers if limits else 1
-    print(f"sweep {folder.path}: {len(jobs)} jobs, {len(left)} to run, {workers} at a time", flush=True)
+    print(f"sweep {folder.path}: {plural(len(jobs), 'job')}, {len(left)} to run, {workers} at a time", flush=True)
     try:
-        with Screen(jobs, earlier, workers, metric, console_beside(limits)) as screen:
+        with Screen(jobs, earlier, workers, ranking, console_beside(limits)) as screen:
             outcomes = run_source(Listed(left), folder, limits, screen, anew=rerun is Rerun.all)
     except Interrupted:
         print("the sweep was stopped; the same command goes on with what is left", file=sys.stderr)

@@ -11,26 +11,26 @@ from rich.text import Text
 
 from tunelab.sweeping.folder import Outcome, Status
 from tunelab.sweeping.jobs import Job
-from tunelab.sweeping.ranking import best_job, shown_metric
+from tunelab.sweeping.ranking import Ranking
 
 ENDED = (Status.finished, Status.pruned, Status.failed, Status.interrupted)
 NUM_ENDED = 8  # rows of jobs that have ended
 
 
 class Screen:
-    """Shows the jobs of a sweep. `earlier`: outcomes of those that need not run; `metric`: as `sweep.metric`."""
+    """Shows the jobs of a sweep. `earlier`: outcomes of those that need not run; `ranking`: what is shown of each."""
 
     def __init__(
         self,
         jobs: Sequence[Job],
         earlier: Mapping[str, Outcome],
         workers: int,
-        metric: str | None,
+        ranking: Ranking,
         console: Console | None = None,
     ) -> None:
         self._jobs = {job.id: job for job in jobs}
         self._outcomes = {job.id: Outcome(Status.waiting) for job in jobs} | dict(earlier)
-        self._num_earlier, self._workers, self._metric = len(earlier), workers, metric
+        self._num_earlier, self._workers, self._ranking = len(earlier), workers, ranking
         self._ended: list[str] = []
         self._seconds: Mapping[str, float] = {}
         self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
@@ -73,12 +73,8 @@ class Screen:
         return f"{self._num_earlier + len(self._ended)}/{len(self._jobs)}"
 
     def best(self) -> str | None:
-        """The best result so far; None before there is one."""
-        best = best_job(self._outcomes, self._metric)
-        if best is None:
-            return None
-        name, value = best
-        return f"best {shown_metric(self._outcomes, self._metric)} {value:.4g} ({self._jobs[name].label})"
+        """The best configuration so far; None before there is one."""
+        return self._ranking.best(self._jobs, self._outcomes)
 
     def num_waiting(self) -> int:
         """Jobs that have not begun."""
@@ -108,7 +104,7 @@ class Screen:
         outcome = self._outcomes[name]
         if outcome.status in (Status.pruned, Status.failed, Status.interrupted):
             return outcome.reason or ""
-        metric = shown_metric(self._outcomes, self._metric)
+        metric = self._ranking.shown(self._jobs, self._outcomes)
         value = (outcome.metrics or {}).get(metric) if metric else None
         return "" if value is None else f"{metric} {value:.4g}"
 

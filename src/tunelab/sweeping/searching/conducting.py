@@ -1,5 +1,6 @@
 """One search from its space to its best trial: the study, the jobs as they are asked for, the last word."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,17 @@ from rich.console import Console
 from tunelab.config import Pruner, Rerun, SearchConfig, SweepConfig
 from tunelab.errors import ConfigError, Interrupted, TunelabError
 from tunelab.locking import held
-from tunelab.sweeping.folder import SweepFolder
+from tunelab.report.formatting import plural
+from tunelab.sweeping.folder import INDEX, SweepFolder
 from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.pool import Limits
 from tunelab.sweeping.running import console_beside, run_source
 from tunelab.sweeping.searching.objectives import Objective
+from tunelab.sweeping.searching.opening import DATABASE
 from tunelab.sweeping.searching.screen import SearchScreen
 from tunelab.sweeping.searching.space import Space
-from tunelab.sweeping.searching.study import DATABASE, Asked, Study
+from tunelab.sweeping.searching.study import Asked, Study
 from tunelab.sweeping.searching.telling import tell, to_dict
 from tunelab.sweeping.searching.trials import Rules, Trials
 
@@ -72,7 +75,7 @@ def run_search(plan: Plan, rules: Rules, jobs_of: Callable[[Asked], Mapping[int,
         TunelabError: trials did not finish; it names them.
         Interrupted: a signal came; the same command goes on.
     """
-    plan.folder.record([], plan.space.keys, plan.typed)
+    plan.folder.make()
     with held(plan.folder.path / LOCK) as mine:
         if not mine:
             raise ConfigError(
@@ -80,6 +83,7 @@ def run_search(plan: Plan, rules: Rules, jobs_of: Callable[[Asked], Mapping[int,
                 "for its end, or set sweep.name=<another>."
             )
         study = Study(plan.folder.path / DATABASE, plan.space, plan.objectives, plan.settings, plan.fixed)
+        plan.folder.record([], plan.space.keys, plan.typed)  # now: what is refused leaves nothing
         if rules.rerun is Rerun.failed:
             study.retry_failed()
         try:
@@ -93,7 +97,8 @@ def run_search(plan: Plan, rules: Rules, jobs_of: Callable[[Asked], Mapping[int,
 def _run(plan: Plan, rules: Rules, study: Study, jobs_of: Callable[[Asked], Mapping[int, Job]]) -> None:
     limits, begun = plan.limits, len(study.records())
     workers = limits.machine.workers if limits else 1
-    print(f"search {plan.folder.path}: {study.limit} trials, {begun} begun before, {workers} at a time", flush=True)
+    trials = plural(study.limit, "trial")
+    print(f"search {plan.folder.path}: {trials}, {begun} begun before, {workers} at a time", flush=True)
     num_seeds = max(1, len(plan.settings.seeds))
 
     def entered(asked: Asked, jobs: Sequence[Job]) -> None:
@@ -103,12 +108,32 @@ def _run(plan: Plan, rules: Rules, study: Study, jobs_of: Callable[[Asked], Mapp
 
     try:
         with SearchScreen(study, plan.objectives, workers, num_seeds, console_beside(limits)) as screen:
-            trials = Trials(study, plan.folder, rules, jobs_of, entered)
-            run_source(trials, plan.folder, limits, screen)
-    finally:
+            run_source(Trials(study, plan.folder, rules, jobs_of, entered), plan.folder, limits, screen)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what has ended the search is what is said
+            _note(plan, study)
+        raise
+    _conclude(plan, study)
+
+
+def _conclude(plan: Plan, study: Study) -> None:
+    """Write the trials, and print the last word, which is known where they cannot be written too.
+
+    Raises:
+        TunelabError: they cannot; the disk is full, say.
+    """
+    problem = None
+    try:
         _note(plan, study)
+    except OSError as error:
+        problem = error
     tell(study, plan.objectives, plan.folder, Console(highlight=False, markup=False, soft_wrap=True))
-    print(f"compare      python -m tunelab report {plan.folder.path}")
+    print(f"compare      python -m tunelab report {plan.folder.path}", flush=True)
+    if problem is not None:
+        raise TunelabError(
+            f"{plan.folder.path / INDEX}: expected room for the trials of this search, found: "
+            f"{problem.strerror or problem}; {DATABASE} has all of them: make room, and the same command writes them."
+        ) from problem
 
 
 def _note(plan: Plan, study: Study) -> None:

@@ -1,14 +1,14 @@
-"""Optuna's samplers and pruners as the configuration names them, and the choices that do not go together."""
+"""Optuna's samplers as the configuration names them, and the choices that do not go together."""
 
 import itertools
 from collections.abc import Sequence
 
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from tunelab.config import Pruner, Sampler, SearchConfig
+from tunelab.config import Sampler, SearchConfig
 from tunelab.errors import ConfigError
 from tunelab.sweeping.searching.objectives import Objective
+from tunelab.sweeping.searching.pruning import check_pruner
 from tunelab.sweeping.searching.space import Choices, Integers, Reals, Space
 
 POPULATION = 10  # of NSGA-II, where none is given; Optuna's own 50 is more trials than most searches here have
@@ -29,41 +29,16 @@ def make_sampler(settings: SearchConfig, number: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
-def make_pruner(settings: SearchConfig, first_step: int | None) -> BasePruner:
-    """The pruner; `first_step`: the first that a trial has reported, None before that."""
-    if settings.pruner is Pruner.median:
-        trials, steps = settings.prune_after_trials, settings.prune_after_steps
-        return MedianPruner(5 if trials is None else trials, n_warmup_steps=steps or 0)
-    if settings.pruner is Pruner.none or (settings.min_steps or first_step) is None:
-        return NopPruner()
-    least, factor = settings.min_steps or first_step or 1, settings.reduction_factor
-    if settings.pruner is Pruner.hyperband:
-        return HyperbandPruner(min_resource=least, reduction_factor=factor or 3)
-    return SuccessiveHalvingPruner(min_resource=least, reduction_factor=factor or 4)
-
-
 def check_settings(settings: SearchConfig, space: Space, objectives: Sequence[Objective]) -> None:
     """Raise a ConfigError where the sampler cannot search this space, or the pruner cannot judge these objectives."""
     _check_sampler(settings, space, objectives)
     make_sampler(settings, 0)
-    make_pruner(settings, 1)
     if settings.racing and len(objectives) > 1:
         raise ConfigError(
             f"search.racing: expected one objective, found {len(objectives)}, of which none alone says what is worse; "
             "set search.racing=false, or one of search.objectives."
         )
-    if settings.pruner is Pruner.none:
-        return
-    if len(objectives) > 1:
-        raise ConfigError(
-            f"search.pruner: expected one objective, found {len(objectives)}, for which Optuna does not prune; set "
-            "search.pruner=none, or one of search.objectives."
-        )
-    if not objectives[0].is_validated:
-        raise ConfigError(
-            f"search.pruner: expected a figure of validations as the objective, found {objectives[0].name}, which is "
-            "known at the end of a run only; set search.pruner=none, or search.objectives=[val/<metric>]."
-        )
+    check_pruner(settings, objectives)
 
 
 def _check_sampler(settings: SearchConfig, space: Space, objectives: Sequence[Objective]) -> None:

@@ -1,11 +1,12 @@
 """What a person sees of a search under way: the table of its jobs, counted by trials, with the best trial so far."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from rich.console import Console
 
+from tunelab.report.formatting import plural
 from tunelab.sweeping.jobs import Job
+from tunelab.sweeping.ranking import Ranking, best_said
 from tunelab.sweeping.screen import Screen
 from tunelab.sweeping.searching.objectives import Objective
 from tunelab.sweeping.searching.study import Study, best_of
@@ -17,7 +18,7 @@ class SearchScreen(Screen):
     def __init__(
         self, study: Study, objectives: Sequence[Objective], workers: int, num_seeds: int, console: Console | None
     ) -> None:
-        super().__init__([], {}, workers, objectives[0].name, console)
+        super().__init__([], {}, workers, Ranking(objectives[0].name), console)
         self._study, self._objectives, self._num_seeds = study, objectives, num_seeds
         self._trials: dict[str, int] = {}
 
@@ -35,13 +36,13 @@ class SearchScreen(Screen):
     def best(self) -> str | None:
         """The best trial, or how many are on the Pareto front."""
         if len(self._objectives) > 1:
-            return f"{len(self._study.front())} trials on the Pareto front"
+            return f"{plural(len(self._study.front()), 'trial')} on the Pareto front"
         objective = self._objectives[0]
         best = best_of(self._study.records(), objective.higher_is_better)
         if best is None or best.values is None:
             return None
         settings = " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in best.params.items())
-        return f"best {objective.name} {fmean(best.values):.4g} (trial {best.number}: {settings})"
+        return f"{best_said(objective.name, best.values[0], len(best.seeds))}: trial {best.number}, {settings}"
 
     def num_waiting(self) -> int:
         """At most: every trial that is left, with all its seeds."""

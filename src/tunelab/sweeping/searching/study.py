@@ -1,9 +1,8 @@
-"""The study: optuna.db in the folder of a search, what its trials are asked to be, and what became of them."""
+"""The trials of a search in its study: what they are asked to be, and what became of them."""
 
 import contextlib
-import json
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,14 @@ from typing import Any
 import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from tunelab.config import Sampler, SearchConfig
-from tunelab.errors import ConfigError, TunelabError, first_line
-from tunelab.report.formatting import joined
 from tunelab.sweeping.searching.objectives import Objective
-from tunelab.sweeping.searching.samplers import grid_points, make_pruner, make_sampler
+from tunelab.sweeping.searching.opening import asked_of_all, open_study, told
+from tunelab.sweeping.searching.pruning import make_pruner
+from tunelab.sweeping.searching.samplers import grid_points, make_sampler
 from tunelab.sweeping.searching.space import Choices, Integers, Parameter, Space
 
-DATABASE = "optuna.db"
-STUDY = "search"
 STATES = {
     TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned",
@@ -31,8 +27,8 @@ STATES = {
 }
 # What is kept of a trial besides Optuna's own.
 SEEDS, JOBS, REASON, RACED, RETRIES = "values_of_seeds", "jobs", "reason", "raced", "retries"
+GIVEN_UP = "given_up_at_step"
 MIN_TRIALS_FOR_IMPORTANCE = 10
-ABSENT = "???"  # of a key that only one of two searches has
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +71,8 @@ class Study:
         self._space, self._settings = space, settings
         self._points = grid_points(space) if settings.sampler is Sampler.grid else []
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # what it says goes into the table of the sweep
-        with _told(path):
-            self._study = _open(path, objectives, _asked(space, objectives, settings, fixed or {}))
+        with told(path):
+            self._study = open_study(path, objectives, asked_of_all(space, objectives, settings, fixed or {}))
         self._path = path
         self._trials: dict[int, optuna.Trial] = {}
         self._reported: dict[int, set[int]] = {}
@@ -93,7 +89,7 @@ class Study:
 
     def ask(self) -> Asked:
         """Begin a trial: one that is to be repeated, else a new one."""
-        with _told(self._path):
+        with told(self._path):
             trials = self._study.get_trials(deepcopy=False)
             waiting = [trial for trial in trials if trial.state is TrialState.WAITING]
             new = sum(RETRIES not in trial.user_attrs for trial in trials)
@@ -105,7 +101,7 @@ class Study:
     def unfinished(self) -> list[Asked]:
         """The trials that an earlier command has left under way: they are this one's now."""
         found: list[Asked] = []
-        with _told(self._path):
+        with told(self._path):
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 self._study.sampler = make_sampler(self._settings, trial.number)
                 found.append(self._suggest(optuna.Trial(self._study, trial._trial_id)))  # pyright: ignore[reportPrivateUsage]
@@ -114,7 +110,7 @@ class Study:
     def retry_failed(self) -> int:
         """Let what has failed be asked again, with the same values; how many these are."""
         failed = [record for record in self.records() if record.state == "failed"]
-        with _told(self._path):
+        with told(self._path):
             for record in failed:
                 params = self._frozen(record.number).params
                 self._study.enqueue_trial(params, user_attrs={RETRIES: record.number})
@@ -122,7 +118,7 @@ class Study:
 
     def note_jobs(self, number: int, jobs: Sequence[str]) -> None:
         """Keep the ids of the jobs of a trial."""
-        with _told(self._path):
+        with told(self._path):
             self._trials[number].set_user_attr(JOBS, list(jobs))
 
     def report(self, number: int, step: int, value: float) -> bool:
@@ -131,15 +127,30 @@ class Study:
         if step in self._reported[number]:
             return False
         self._reported[number].add(step)
-        with _told(self._path):
+        with told(self._path):
             trial.report(value, step)
             if isinstance(self._study.pruner, optuna.pruners.NopPruner):  # it waited for the first step
                 self._choose_pruner()
-            return trial.should_prune()
+            return self._is_given_up(number, step)
+
+    def given_up(self, number: int) -> tuple[int, float] | None:
+        """The step and the value by which a trial should be pruned that an earlier command has left; None: it goes on.
+
+        That command may have been killed after it was told of the value, and before it could act.
+        """
+        frozen = self._frozen(number)
+        with told(self._path):
+            if frozen.last_step is None or not self._is_given_up(number, frozen.last_step):
+                return None
+        return frozen.last_step, frozen.intermediate_values[frozen.last_step]
+
+    def num_reported(self, number: int) -> int:
+        """Validations that were told of a trial."""
+        return len(self._reported[number])
 
     def complete(self, number: int, values: Sequence[float], seeds: Mapping[int, Sequence[float]], raced: bool) -> None:
         """End a trial with its values. `raced`: some of its seeds were spared."""
-        with _told(self._path):
+        with told(self._path):
             trial = self._trials[number]
             trial.set_user_attr(SEEDS, [[seed, *found] for seed, found in seeds.items()])
             trial.set_user_attr(RACED, raced)
@@ -187,13 +198,21 @@ class Study:
         self._reported[trial.number] = set(self._frozen(trial.number).intermediate_values)
         return Asked(trial.number, {key: values[key] for key in self._space.keys if key in values})
 
+    def _is_given_up(self, number: int, step: int) -> bool:
+        """Ask the pruner of the last step, and keep its word: of a rung of successive halving, it has one only once."""
+        trial = self._trials[number]
+        given_up = trial.user_attrs.get(GIVEN_UP) == step or trial.should_prune()
+        if given_up:
+            trial.set_user_attr(GIVEN_UP, step)
+        return given_up
+
     def _choose_pruner(self) -> None:
         trials = self._study.get_trials(deepcopy=False)
         steps = [step for trial in trials for step in trial.intermediate_values]
         self._study.pruner = make_pruner(self._settings, min(steps, default=None))
 
     def _end(self, number: int, state: TrialState, reason: str | None) -> None:
-        with _told(self._path):
+        with told(self._path):
             self._trials[number].set_user_attr(REASON, reason)
             self._study.tell(self._trials[number], state=state)
 
@@ -212,53 +231,6 @@ class Study:
             reason=trial.user_attrs.get(REASON),
             raced=bool(trial.user_attrs.get(RACED)),
         )
-
-
-def _asked(
-    space: Space, objectives: Sequence[Objective], settings: SearchConfig, fixed: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What all trials of one study have in common, as it is read back."""
-    asked = {
-        "the space": space.to_dict(),
-        "search.objectives": [each.name for each in objectives],
-        "search.seeds": list(settings.seeds),
-        **fixed,
-    }
-    return json.loads(json.dumps(asked, default=str))
-
-
-def _open(path: Path, objectives: Sequence[Objective], asked: Mapping[str, Any]) -> optuna.Study:
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    known = any(study.study_name == STUDY for study in storage.get_all_studies())
-    directions = [StudyDirection.MAXIMIZE if each.higher_is_better else StudyDirection.MINIMIZE for each in objectives]
-    if not known:
-        study = optuna.create_study(study_name=STUDY, storage=storage, directions=directions)
-        study.set_user_attr("asked", asked)
-        return study
-    study = optuna.load_study(study_name=STUDY, storage=storage)
-    earlier: dict[str, Any] = study.user_attrs.get("asked", {})
-    other = [key for key in {**asked, **earlier} if earlier.get(key, ABSENT) != asked.get(key, ABSENT)]
-    if other:
-        raise ConfigError(
-            f"sweep.name: expected the search that lies in {path.parent}, found another one (it differs in "
-            f"{joined(other)}); set sweep.name=<another>."
-        )
-    return study
-
-
-@contextlib.contextmanager
-def _told(path: Path) -> Generator[None]:
-    """Say in a sentence why the study cannot be read or written; leave out what Optuna warns of."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
-        cause = error.__cause__ or error
-        raise TunelabError(
-            f"{path}: expected a study of Optuna that can be read and written, found: "
-            f"{first_line(getattr(cause, 'orig', None) or cause)}; mend that, or set sweep.name=<another>."
-        ) from error
 
 
 def _suggested(trial: optuna.Trial, parameter: Parameter) -> str:

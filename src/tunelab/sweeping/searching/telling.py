@@ -7,6 +7,7 @@ from statistics import stdev
 from rich.console import Console
 from rich.table import Table
 
+from tunelab.report.formatting import plural
 from tunelab.sweeping.folder import SweepFolder
 from tunelab.sweeping.searching.objectives import Objective
 from tunelab.sweeping.searching.study import Record, Study, best_of
@@ -50,7 +51,7 @@ def to_dict(study: Study, objectives: Sequence[Objective]) -> dict[str, object]:
 
 def _counts(records: Sequence[Record]) -> str:
     states = Counter("spared seeds" if record.raced else record.state for record in records)
-    return f"{len(records)} trials: {', '.join(f'{count} {state}' for state, count in states.most_common())}"
+    return f"{plural(len(records), 'trial')}: {', '.join(f'{count} {state}' for state, count in states.most_common())}"
 
 
 def _tell_best(best: Record | None, objective: Objective, folder: SweepFolder, console: Console) -> None:

@@ -1,5 +1,6 @@
 """The jobs of a search: asks for trials as places get free, follows their validations, and tells the study the ends."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class Entrant:
     asked: Asked
     jobs: Mapping[int, Job]
     follower: Follower
+    stop: Stop | None = None  # of the first seed
     begun: set[int] = field(default_factory=set[int])
     values: dict[int, tuple[float, ...]] = field(default_factory=dict[int, tuple[float, ...]])
 
@@ -68,9 +70,13 @@ class Trials:
         self._entrants: list[Entrant] = []
         self._under_way: set[str] = set()  # ids of jobs
         self._failed: set[str] = set()  # the same, of those that have failed under this command
+        self._has_warned = False
         self._start = time.monotonic()
         for asked in study.unfinished():
             self._enter(asked)
+        for entrant in self._entrants if rules.pruner else ():
+            found = study.given_up(entrant.asked.number)
+            entrant.stop = self._stop(*found) if found else None
 
     def next(self, fits: Callable[[Job], bool]) -> Job | None:
         """A job of a trial under way, else the first of a new trial."""
@@ -108,9 +114,10 @@ class Trials:
         """The jobs whose last validation is one that the pruner does not let pass."""
         stops: dict[str, Stop] = {}
         for entrant in self._entrants if self._rules.pruner else ():
-            job = entrant.jobs[entrant.first]
-            if entrant.first in entrant.pending and (stop := self._follow(entrant)) is not None:
-                stops[job.id] = stop
+            if entrant.first in entrant.pending:
+                entrant.stop = entrant.stop or self._follow(entrant)
+            if entrant.first in entrant.pending and entrant.stop is not None:
+                stops[entrant.jobs[entrant.first].id] = entrant.stop
         return stops
 
     def _next_step(self) -> tuple[Entrant, int] | None:
@@ -146,11 +153,13 @@ class Trials:
 
     def _follow(self, entrant: Entrant) -> Stop | None:
         """Report what is new; why the trial should stop, if it should."""
-        name = self._rules.objectives[0].name
         for step, value in entrant.follower.news():
             if self._study.report(entrant.asked.number, step, value):
-                return Stop(f"{self._rules.pruner} pruner: {name} {value:.4g} at step {step}", step)
+                return self._stop(step, value)
         return None
+
+    def _stop(self, step: int, value: float) -> Stop:
+        return Stop(f"{self._rules.pruner} pruner: {self._rules.objectives[0].name} {value:.4g} at step {step}", step)
 
     def _settle(self, entrant: Entrant, seed: int, outcome: Outcome) -> None:
         """Count a job that has ended, for one of the trials that have it."""
@@ -172,6 +181,8 @@ class Trials:
         found = [value_of(objective, folder) for objective in self._rules.objectives]
         missing = [each.name for each, value in zip(self._rules.objectives, found, strict=True) if value is None]
         entrant.values[seed] = tuple(value for value in found if value is not None)
+        if self._rules.pruner and seed == entrant.first:
+            self._warn_of_no_judging(entrant)
         if entrant not in self._entrants:
             return
         if missing:
@@ -179,6 +190,17 @@ class Trials:
             self._study.fail(entrant.asked.number, f"{folder.path.name} has no number for {', '.join(missing)}")
         elif len(entrant.values) == len(entrant.jobs) or self._is_out(entrant):
             self._complete(entrant)
+
+    def _warn_of_no_judging(self, entrant: Entrant) -> None:
+        """Once: where steps follow from the data, only a run shows that nothing is validated in time."""
+        if self._study.num_reported(entrant.asked.number) < 2 and not self._has_warned:
+            self._has_warned = True
+            print(
+                f"search.pruner={self._rules.pruner}: trial {entrant.asked.number} was validated at its end only, so "
+                "that it could not be pruned; set trainer.val_every_steps=<fewer steps> in another search, or "
+                "search.pruner=none",
+                file=sys.stderr,
+            )
 
     def _is_out(self, entrant: Entrant) -> bool:
         """Whether racing spares the seeds that are left."""
