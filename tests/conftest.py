@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -191,20 +192,26 @@ def run(tiny_config: Callable[..., RunConfig], tmp_path_factory: pytest.TempPath
 def command(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Type `tunelab …` in `tmp_path`, without the seconds that a process of its own takes to import."""
+    """Type `train.py …`, or a command of tunelab, in `tmp_path`, without the seconds that a process takes to import.
+
+    Jobs of sweeps have processes of their own, as always.
+    """
     from hydra.core.config_store import ConfigStore
 
     from tunelab import cli
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: taken back afterwards
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the same of a sweep, and bits depend on it
     monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["tunelab", *map(str, arguments)])
+        words = [str(each) for each in arguments]
+        script = str(REPOSITORY / "train.py") if words[:1] == ["train.py"] else None
+        monkeypatch.setattr(sys, "argv", [script, *words[1:]] if script else ["tunelab", *words])
         capfd.readouterr()
         try:
-            cli.main()
+            runpy.run_path(script, run_name="__main__") if script else cli.main()
             code: Any = 0
         except SystemExit as end:
             code = end.code or 0

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typing_commands
 from scipy import stats
 
 from tunelab.config import NoiseConfig
@@ -19,7 +18,10 @@ from tunelab.report.noise import read_floors
 from tunelab.report.reading import Run
 from tunelab.report.repeats import deviation_of, noise_of
 
-typed = typing_commands.typed
+
+@pytest.fixture
+def typed(command):
+    return command
 
 
 @pytest.mark.slow

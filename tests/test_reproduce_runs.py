@@ -8,7 +8,6 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-import typing_commands
 from scipy import stats
 
 from tunelab.errors import ConfigError, DataError, ModelError
@@ -19,7 +18,12 @@ from tunelab.report.published import Published, PublishedRow, chosen_runs, read_
 from tunelab.report.reading import Run
 from tunelab.report.reproduction import Again, compare, reproduction_json, reproduction_markdown
 
-typed = typing_commands.typed
+
+@pytest.fixture
+def typed(command):
+    return command
+
+
 CONFIG = ("--config-name", "config")
 
 

@@ -3,10 +3,8 @@
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,38 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hydra.core.config_store import ConfigStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Sweep = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
-def sweep(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path, tiny_overrides: list[str]
-) -> Sweep:
-    """Type a sweep over the smallest runs, in `tmp_path`; `tiny=False`: over what is typed alone.
+def sweep(command: Sweep, tiny_overrides: list[str]) -> Sweep:
+    """Type a sweep over the smallest runs; `tiny=False`: over what is typed alone.
 
-    Its jobs run in processes of their own, as always. Test modules take the fixture as `sweep = sweeping_runs.sweep`.
+    Test modules take the fixture as `sweep = sweeping_runs.sweep`.
     """
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: taken back afterwards
-    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))  # the same, and bits depend on it
-    monkeypatch.setattr(ConfigStore.instance(), "repo", dict(ConfigStore.instance().repo))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str, tiny: bool = True) -> subprocess.CompletedProcess[str]:
-        usual = tiny_overrides if tiny else []
-        monkeypatch.setattr(sys, "argv", [str(REPOSITORY / "train.py"), "-m", *usual, *arguments])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(REPOSITORY / "train.py"), run_name="__main__")
-            code: Any = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
-
-    return call
+    return lambda *arguments, tiny=True: command("train.py", "-m", *(tiny_overrides if tiny else []), *arguments)
 
 
 def jobs_of(folder: Path) -> dict[str, Path]:
