@@ -57,7 +57,7 @@ def _plain_adapter(layer: Any) -> str | None:
 
 
 def _with_magnitudes(layer: Any, name: str, output: torch.Tensor) -> torch.Tensor:
-    """DoRA (arXiv:2402.09353): each row of `W + scaling * B @ A` scaled to its magnitude; its norm counts as constant."""
+    """DoRA (arXiv:2402.09353): each row of `W + scaling * B @ A` scaled to its magnitude; its norm is a constant."""
     dora, bias = layer.lora_magnitude_vector[name], layer.base_layer.bias
     with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
         change = layer.lora_B[name].weight @ layer.lora_A[name].weight
