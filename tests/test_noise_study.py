@@ -33,6 +33,7 @@ def test_a_study_end_to_end(typed, tmp_path: Path, tiny_overrides: list[str]):
     assert done.returncode == 0, done.stderr
     assert "seed 7, 2 runs: bit-identical, adapter and figures; the floor of the same seed is 0" in done.stdout
     assert "left out" not in done.stdout
+    assert "best" not in done.stdout  # repeats of one run do not compete
     folder = tmp_path / "outputs" / "sweeps" / f"noise_{run.name}"
     study = json.loads((folder / "noise.json").read_text())
     assert study["same_seed_is_bit_identical"] is True

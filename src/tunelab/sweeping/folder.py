@@ -130,7 +130,7 @@ class SweepFolder:
         except OSError as error:
             reason = error.strerror or error
             raise ConfigError(
-                f"sweep.name: {str(self.path)!r} cannot be written ({reason}); set output_dir=<another folder>."
+                f"sweep.name: {str(self.path)!r} cannot be written ({reason}); mend that, or set output_dir=<another>."
             ) from error
 
     def _entry(self, job: Job) -> dict[str, Any]:
