@@ -89,7 +89,7 @@ def test_a_design_is_said_in_a_line():
         "× seed (2): 8 jobs"
     )
     only = SweepConfig(only=["peft.r if peft=lora,dora"])
-    assert describe(SWEPT, only, lay_out(SWEPT, {}, only)).endswith("× seed (2): 36 jobs, 30 of them different")
+    assert describe(SWEPT, only, lay_out(SWEPT, {}, only)).endswith("× seed (2): 36 jobs, 6 of them like others")
 
 
 @pytest.mark.parametrize("value", [["a"], ["a", "a"], [["a", "b"], ["b", "c"]], [["a", "b"], "cd"], ["a", ["b", "c"]]])

@@ -66,7 +66,8 @@ def test_the_same_command_runs_what_is_missing(sweep, tmp_path: Path):
     assert set(after) == {"1", "2", "3"}
     again = sweep("seed=1", "sweep.rerun=all", "peft.r=4,4")  # other keys: another sweep
     assert again.returncode == 0
-    assert "1 of 2 jobs are the same as others of them" in again.stdout
+    assert "peft.r (2): 2 jobs, 1 of them like another" in again.stdout
+    assert "1 of 2 jobs is the same as another of them: run once" in again.stdout
 
 
 @pytest.mark.slow

@@ -215,6 +215,9 @@ def test_the_word_of_a_pruner_is_kept_where_the_command_was_killed_before_it_cou
     again = opened(tmp_path, **settings)
     assert again.unfinished() == [bad]
     assert again.given_up(bad.number) == (10, 2.0)
+    other = opened(tmp_path, sampler=Sampler.random, pruner=Pruner.median, prune_after_trials=2)
+    other.unfinished()
+    assert other.given_up(bad.number) == ((10, 2.0) if pruner is Pruner.median else None)  # its own word
 
 
 def test_a_trial_that_nobody_has_judged_is_judged_when_it_is_found_again(tmp_path: Path):

@@ -32,12 +32,12 @@ def lay_out(swept: Mapping[str, Sequence[str]], fixed: Assignment, settings: Swe
 
 
 def describe(swept: Mapping[str, Sequence[str]], settings: SweepConfig, jobs: Sequence[Assignment]) -> str:
-    """`grid of peft (2) × seed (3): 6 jobs`; where conditions make some of them equal, how many differ."""
+    """`grid of peft (2) × seed (3): 6 jobs`; where conditions make some of them equal, how many are."""
     blocks = _blocks(swept, settings.zip_groups())
     seeds = [block for block in blocks if SEED in block[0]]
     rest = [block for block in blocks if block not in seeds]
-    different = len({frozenset(job.items()) for job in jobs})
-    alike = f", {different} of them different" if different < len(jobs) else ""
+    num_alike = len(jobs) - len({frozenset(job.items()) for job in jobs})
+    alike = f", {num_alike} of them like {'another' if num_alike == 1 else 'others'}" if num_alike else ""
     total = plural(len(jobs), "job") + alike
     if settings.design is Design.grid:
         return f"grid of {' × '.join(map(_sized, blocks))}: {total}"

@@ -27,7 +27,7 @@ STATES = {
 }
 # What is kept of a trial besides Optuna's own.
 SEEDS, JOBS, REASON, RACED, RETRIES = "values_of_seeds", "jobs", "reason", "raced", "retries"
-GIVEN_UP = "given_up_at_step"
+GIVEN_UP = "given_up"  # the step, and the pruner
 MIN_TRIALS_FOR_IMPORTANCE = 10
 
 
@@ -200,10 +200,10 @@ class Study:
 
     def _is_given_up(self, number: int, step: int) -> bool:
         """Ask the pruner of the last step, and keep its word: of a rung of successive halving, it has one only once."""
-        trial = self._trials[number]
-        given_up = trial.user_attrs.get(GIVEN_UP) == step or trial.should_prune()
+        trial, word = self._trials[number], [step, self._settings.pruner.value]
+        given_up = trial.user_attrs.get(GIVEN_UP) == word or trial.should_prune()
         if given_up:
-            trial.set_user_attr(GIVEN_UP, step)
+            trial.set_user_attr(GIVEN_UP, word)
         return given_up
 
     def _choose_pruner(self) -> None:
