@@ -21,7 +21,7 @@ def main(config: RunConfig, invocation: Invocation) -> None:
         mark_read(config, "resume", "output_dir", "name")  # the folder was made, and is opened, by them
     else:
         folder = create_run_folder(config, invocation.sweep_dir)
-        folder.write_text("overrides.yaml", "".join(f"- {override}\n" for override in invocation.overrides))
+        folder.write_overrides(invocation.overrides)
         folder.write_text("config.yaml", dump_config(config))
     try:
         train_run(config, folder, invocation.overrides, resuming)

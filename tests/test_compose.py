@@ -134,6 +134,29 @@ def test_the_environment_is_not_left_changed():
     assert "HYDRA_FULL_ERROR" not in os.environ  # composing in tests must not go through the command
 
 
+def test_a_key_that_another_version_has_saved_is_one_sentence(compose_config, tmp_path: Path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(compose_config()) + "gone: 1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml: gone: there is no such key; take it out of the file, or"):
+        load_config(saved)
+    text = dump_config(compose_config()).replace("\nseed: 0\n", "\n")  # one that is new has its default
+    assert "\nseed:" not in text
+    saved.write_text(text, encoding="utf-8")
+    assert load_config(saved).seed == 0
+
+
+def test_a_choice_in_a_saved_config_is_one_sentence(compose_config, quiet_environment, tmp_path: Path):
+    (tmp_path / "config.yaml").write_text(dump_config(compose_config()), encoding="utf-8")
+    saved = ("--config-path", str(tmp_path), "--config-name", "config")
+    train = str(REPOSITORY / "train.py")
+    done = run_script(train, *saved, "peft=ia3", environment=quiet_environment, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: peft: expected settings, found a choice: a saved configuration has no groups; set "
+        "peft.<setting>=<value>, or leave --config-path out.\n"
+    )
+
+
 @pytest.mark.parametrize("content", [b"a: [", b"- 1\n", b"\xff\xfe", b"model: 3\n"])
 def test_a_damaged_config_of_a_run_is_one_sentence(content: bytes, tmp_path: Path):
     (tmp_path / "config.yaml").write_bytes(content)
@@ -148,6 +171,17 @@ def test_a_damaged_config_of_a_run_is_one_sentence(content: bytes, tmp_path: Pat
         ("a: [", (), "expected YAML, found a damaged file"),
         ("", (), "defaults begin with the schema"),
         ("seed: 1", (), "defaults begin with the schema"),
+        (
+            "defaults: [run_schema, _self_]\nmodel: {gone: 1}",
+            (),
+            "gone: there is no such key; take it out of the file, or, where another version of tunelab has saved it",
+        ),
+        (
+            None,
+            ("--config-name", "nothing"),
+            "expected a configuration that is there, found no 'nothing'",
+        ),
+        (None, ("--config-path", "nowhere"), "--config-path: expected a folder, found no '"),
         (None, ("name=ü",), "quote the value: 'name=\"ü\"'"),
         (None, ("seed=null",), "seed: expected a value, found null"),
         (None, ("optim.lr=abc",), "optim.lr: expected a number, found 'abc'; set optim.lr=<value>."),

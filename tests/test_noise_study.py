@@ -11,7 +11,7 @@ from scipy import stats
 
 from tunelab.config import NoiseConfig
 from tunelab.errors import ConfigError
-from tunelab.noise import comparable, record, repeats
+from tunelab.noise import comparable, origins, record, repeats
 from tunelab.repeating import Original, with_threads_of
 from tunelab.report.distributions import chi_square_quantile
 from tunelab.report.noise import read_floors
@@ -53,8 +53,24 @@ def test_a_study_end_to_end(typed, tmp_path: Path, tiny_overrides: list[str]):
     assert again.returncode == 0, again.stderr
     assert "3 jobs, 0 to run" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/summary.json")} == made
+    assert (folder / study["runs"][0]["folder"]).resolve() == run.resolve()
     report = typed("report", str(run.parent), str(folder), "to=report", "figures=false")
     assert report.returncode == 0, report.stderr
+    kept = (folder / "noise.json").read_text()
+    for file in run.parents[3].glob("outputs/**/provenance.json"):  # all of them by another code each
+        content = json.loads(file.read_text())
+        content["git"] = {"commit": f"{file.stat().st_ino:040}", "diff": ""}
+        file.write_text(json.dumps(content))
+    alone = typed("noise", f"run={run}", "same_seed=1", "other_seeds=2")
+    assert alone.returncode == 1
+    assert "expected two runs or more that were made alike, found one; others differ (" in alone.stderr
+    data = json.loads((run / "provenance.json").read_text())
+    data["data_sha256"] = {name: {"x": "other"} for name in data["data_sha256"]}
+    (run / "provenance.json").write_text(json.dumps(data))
+    changed = typed("noise", f"run={run}", "same_seed=2", "other_seeds=2")
+    assert changed.returncode == 1
+    assert changed.stderr.startswith(f"error: data: expected what {run.name} was trained on, found ")
+    assert (folder / "noise.json").read_text() == kept  # neither took away what was found
 
 
 def test_a_run_that_failed_is_not_repeated(typed, tmp_path: Path, tiny_config):
@@ -124,7 +140,7 @@ def test_a_report_marks_what_lies_below_the_floor_of_a_study(typed, tmp_path: Pa
             (folder / "summary.json").write_text(json.dumps({"status": "finished", "metrics": metrics}))
     study = {"test/loss": noise_of({1: [1.0, 1.0], 2: [1.03], 3: [0.98]}, own_seed=1)}
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "noise.json").write_text(json.dumps(record([made("1")], study, {}, True)))
+    (tmp_path / "study" / "noise.json").write_text(json.dumps(record(study, True)))
     for named, marked in (((), False), (("noise=study",), True)):
         done = typed("report", "runs", "figures=false", *named)
         assert done.returncode == 0, done.stderr
@@ -133,24 +149,38 @@ def test_a_report_marks_what_lies_below_the_floor_of_a_study(typed, tmp_path: Pa
 
 
 def made(name: str, status: str = "finished", **provenance: object) -> Run:
-    record = {"started": name, "git": {"commit": "a" * 40, "diff": ""}, "hardware": {"num_threads": 1}, **provenance}
+    record = {
+        "started": name,
+        "git": {"commit": "a" * 40, "diff": ""},
+        "hardware": {"num_threads": 1},
+        "data_sha256": {"a.jsonl": "2"},
+        **provenance,
+    }
     return Run(Path(name), status, None, 0, {}, {}, {"test/loss": 1.0}, {}, {}, record)
 
 
 def test_only_runs_of_one_code_data_and_environment_are_compared():
     repeat = made("2")
+    git = {"commit": "b" * 40, "diff": ""}
     assert comparable(made("1"), [repeat]) == ([made("1"), repeat], {})
     for change, said in (
         ({"git": {"commit": "b" * 40, "diff": "+x"}}, "code bbbbbbbb with uncommitted changes "),
-        ({"hardware": {"num_threads": 2}}, "num_threads 2, now 1"),
-        ({"packages": {"torch": "1.0"}}, "torch 1.0, now not recorded"),
-        ({"data_sha256": {"a.jsonl": "1"}}, "data a.jsonl as recorded, now another content"),
+        ({"hardware": {"num_threads": 2}}, "num_threads 2, of the others 1"),
+        ({"packages": {"torch": "1.0"}}, "torch 1.0, of the others not recorded"),
+        ({"data_sha256": {"a.jsonl": "1"}}, "data a.jsonl as recorded, of the others another content"),
     ):
         kept, left_out = comparable(made("1", **change), [repeat])
         assert kept == [repeat]
         assert said in left_out[Path("1")]
-    kept, left_out = comparable(made("1", status="failed"), [repeat])
-    assert left_out == {Path("1"): "failed"}
+    kept, left_out = comparable(made("1"), [repeat, made("3", git=git)])  # one that is newer takes nothing away
+    assert kept == [made("1"), repeat]
+    assert left_out == {Path("3"): "code bbbbbbbb, of the others aaaaaaaa"}
+
+
+def test_the_runs_of_a_study_are_found_from_its_folder(tmp_path: Path):
+    said = origins([made(str(tmp_path / "runs" / "a"))], {tmp_path / "study" / "b": "why"}, tmp_path / "study")
+    assert [each["folder"] for each in said["runs"]] == ["../runs/a"]
+    assert said["left_out"] == [{"folder": "b", "reason": "why"}]
 
 
 def test_repeats_have_the_threads_of_the_run(monkeypatch: pytest.MonkeyPatch):

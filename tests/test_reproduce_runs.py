@@ -216,6 +216,27 @@ def test_other_inputs_are_named():
         require_same_inputs(then, {**then, "base_model": {"path": "m", "sha256": {"model.safetensors": "2"}}}, "r")
 
 
+def test_a_report_that_its_runs_no_longer_say_is_refused(tmp_path: Path):
+    for seed, loss in ((1, 0.5), (2, 0.7)):
+        folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(f"seed: {seed}\n")
+        (folder / "summary.json").write_text(json.dumps({"status": "finished", "metrics": {"test/loss": loss}}))
+    runs = [{"folder": f"../run{seed}", "seed": seed} for seed in (1, 2)]
+    entry = {"number": 1, "levels": {"peft.r": 8}, "runs": runs, "values": {"test/loss": {"1": 0.5, "2": 0.7}}}
+    (tmp_path / "report").mkdir()
+    record = tmp_path / "report" / "report.json"
+    record.write_text(json.dumps({"metrics": [{"name": "test/loss"}], "configurations": [entry]}))
+    table = read_published([str(tmp_path / "report")], [])
+    assert [(row.label, len(row.runs)) for row in table.rows] == [("peft.r=8", 2)]
+    record.write_text(record.read_text().replace("0.7", "0.6"))
+    with pytest.raises(
+        DataError,
+        match=r"^runs: expected test/loss 0\.6 of seed 2 as the report in '.*report' has it, found 0\.7 in '.*run2'",
+    ):
+        read_published([str(tmp_path / "report")], [])
+
+
 def test_a_report_whose_runs_are_gone_is_refused(tmp_path: Path):
     entry = {"number": 1, "levels": {}, "runs": [{"folder": "../gone", "seed": 1}]}
     content = {"metrics": [{"name": "test/loss"}], "configurations": [entry]}

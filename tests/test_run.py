@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors import SafetensorError
 
 from tunelab import atomic, run
@@ -284,3 +285,20 @@ def test_no_secret_reaches_a_file(tiny_config, tmp_path: Path, monkeypatch: pyte
 
 def test_plain_is_what_json_can_hold(config):
     assert json.loads(json.dumps(to_plain(config))) == to_plain(config)
+
+
+def test_what_was_typed_is_kept_to_the_letter(tmp_path: Path):
+    typed = (
+        "seed=1",
+        "peft.target_modules=[q_proj,v_proj]",
+        "data.path='x: y #z, \"q\" [a]=ü.jsonl'",
+        "data.plain_template=a\nb\u2028c",
+        'name="back\\slash"',
+        "~peft",
+    )
+    folder = RunFolder(tmp_path)
+    folder.write_overrides(typed)
+    assert folder.read_overrides() == typed
+    assert yaml.safe_load((tmp_path / "overrides.yaml").read_text(encoding="utf-8"))[2:] == list(typed[2:])
+    (tmp_path / "overrides.yaml").write_text("- data.path=x: y\n- 'seed=1'\n")  # older runs, and YAML of others
+    assert folder.read_overrides() == ("data.path=x: y", "seed=1")

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from tunelab.config import (
@@ -25,7 +25,7 @@ from tunelab.config import (
     to_plain,
 )
 from tunelab.errors import ConfigError, Interrupted, TunelabError, first_line, storage_problem
-from tunelab.explaining import TAKE_A_WORD, explained, refuse_lone_word
+from tunelab.explaining import TAKE_A_WORD, explained, of_another_version, refuse_lone_word
 from tunelab.process import interruptible, mend_streams
 from tunelab.shorthand import spelled_out
 from tunelab.suggesting import explain_unknown_key
@@ -161,6 +161,8 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
         return to_config(typing.cast(DictConfig, merged), RunConfig)
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, found a damaged file ({_in_one_line(error)}).") from error
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(f"{path}: {of_another_version(str(error.full_key))}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
 

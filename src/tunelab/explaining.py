@@ -96,6 +96,34 @@ def _no_values(_: str, found: re.Match[str]) -> str:
     )
 
 
+def of_another_version(key: str) -> str:
+    """What to say of a key that a saved configuration has and this version does not."""
+    return (
+        f"{key}: there is no such key; take it out of the file, or, where another version of tunelab has saved it, go "
+        "back to that code (its commit is in provenance.json)."
+    )
+
+
+def _unknown(_: str, found: re.Match[str]) -> str:
+    return of_another_version(found[1])
+
+
+def _group(key: str, _: re.Match[str]) -> str | None:
+    said = f"{key}: expected settings, found a choice: a saved configuration has no groups; set {key}.<setting>=<value>"
+    return f"{said}, or leave --config-path out." if key else None
+
+
+def _no_configuration(_: str, found: re.Match[str]) -> str:
+    return (
+        f"--config-name: expected a configuration that is there, found no {found[1]!r}; that of a run is typed "
+        "--config-path <run folder> --config-name config."
+    )
+
+
+def _no_folder(_: str, found: re.Match[str]) -> str:
+    return f"--config-path: expected a folder, found no {found[1]!r}; set --config-path <run folder>."
+
+
 _KNOWN: tuple[tuple[str, Callable[[str, re.Match[str]], str | None]], ...] = (
     (r"^LexerNoViableAlt\w*: (.*?)=(.*?) *\^", _letters),
     (r"^Error parsing override '(.*?)=.*' \w+ while evaluating '(.*?)': (.*?)(?: See https:.*)?$", _no_values),
@@ -105,4 +133,8 @@ _KNOWN: tuple[tuple[str, Callable[[str, re.Match[str]], str | None]], ...] = (
     (r"field '.*' is not Optional", _nothing),
     (r"^Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", _kind),
     (r"^Invalid value assigned: (\w+) is not a ListConfig", _no_list),
+    (r"ConfigKeyError raised while composing config: Key '(.*?)' not in", _unknown),
+    (r"^Cannot assign str to Dict", _group),
+    (r"^Cannot find primary config '(.*?)'", _no_configuration),
+    (r"^Primary config directory not found\. Check that the config directory '(.*?)'", _no_folder),
 )

@@ -1,32 +1,30 @@
 """`tunelab noise`: one run repeated with its own seed and with others, and how much its figures move."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import Any, Never
 
 from tunelab import atomic
 from tunelab.config import NoiseConfig, RunConfig
 from tunelab.errors import ConfigError, DataError
-from tunelab.provenance import differences
+from tunelab.provenance import differences, require_same_inputs
 from tunelab.repeating import (
     Original,
+    provenance_now,
     refuse_failed,
     refuse_unused,
     repeat,
     require_new_or_own,
     run_again,
-    typed_for,
     weights_sha256,
     with_threads_of,
 )
-from tunelab.report.formatting import decimals_for, fixed, plural
-from tunelab.report.metrics import metric_of, values_of
+from tunelab.report.metrics import values_of
 from tunelab.report.noise import FILE
+from tunelab.report.noise_table import show
 from tunelab.report.reading import Run, read_run
-from tunelab.report.repeats import Deviation, Noise, noise_of
+from tunelab.report.repeats import Noise, noise_of
 from tunelab.run import RunFolder
 from tunelab.sweeping.jobs import Job
 
@@ -37,24 +35,27 @@ def study_noise(config: NoiseConfig, run: RunConfig, folder: RunFolder, override
     """Repeat a run, write noise.json beside the repeats, and print what it says.
 
     Raises:
-        TunelabError: the run cannot be repeated as asked, or repeats failed; noise.json is over the others.
+        TunelabError: the run cannot be repeated as it was, or repeats failed; noise.json is over the others.
         Interrupted: a signal came; the same command goes on.
     """
-    original = Original(folder.path.resolve(), run, typed_for(folder))
+    original = Original(folder.path.resolve(), run, folder.read_overrides())
     jobs = repeats(config, original)
     place = Path(config.to or Path(run.output_dir) / "sweeps" / f"noise_{original.folder.name}")
     refuse_unused(config, config.sweep, overrides)
     require_new_or_own(place, "study", ("seed", "repeat"))
-    _require_finished(read_run(original.folder))
-    with_threads_of([folder.read_json("provenance.json")])
+    before = read_run(original.folder)
+    _require_finished(before)
+    require_same_inputs(before.provenance, provenance_now(run, before), before.folder.name)
+    with_threads_of([before.provenance])
     sweep, outcomes = run_again(jobs, place, config.sweep, overrides)
     found = [run for run in (read_run(sweep.job(job).path) for job in jobs) if run.is_finished]
-    if not found:
+    runs, left_out = comparable(before, found)
+    if len(runs) < 2:
         refuse_failed(outcomes)
-    runs, left_out = comparable(read_run(original.folder), found)
+        _refuse_alone(left_out)
     study = noise_by_metric(runs, run.seed)
     identical = are_identical(runs, run.seed)
-    atomic.write_json(place / FILE, record(runs, study, left_out, identical))
+    atomic.write_json(place / FILE, {**record(study, identical), **origins(runs, left_out, place)})
     show(runs, study, left_out, run.seed, identical)
     print(f"study        {place / FILE}\nuse it       python -m tunelab report <sweep> noise={place}")
     refuse_failed(outcomes, place / FILE)
@@ -87,24 +88,37 @@ def repeats(config: NoiseConfig, original: Original) -> list[Job]:
 
 
 def comparable(original: Run, found: Sequence[Run]) -> tuple[list[Run], dict[Path, str]]:
-    """The runs that were made by the same code, of the same data, in the same environment as the last of them.
+    """Most runs that were made by one code, of the same data, in one environment; of the others, what differs.
 
-    The original is one of them where that holds; of the others, what differs.
+    Of two sets of equal size it is that of the newest run.
     """
-    newest = max(found, key=lambda run: str(run.provenance.get("started", "")))
+    runs = [original, *found]
+
+    def standing(run: Run) -> tuple[int, str]:
+        alike = sum(not differences(each.provenance, run.provenance) for each in runs)
+        return alike, str(run.provenance.get("started", ""))
+
+    first = max(runs, key=standing)
     kept: list[Run] = []
     left_out: dict[Path, str] = {}
-    for run in (original, *found):
-        changed = differences(run.provenance, newest.provenance)
-        if not run.is_finished:
-            left_out[run.folder] = run.status
-        elif changed:
-            said = [f"{name} {old}, now {new}" for name, (old, new) in changed.items()]
+    for run in runs:
+        changed = differences(run.provenance, first.provenance)
+        if changed:
+            said = [f"{name} {old}, of the others {new}" for name, (old, new) in changed.items()]
             more = f" and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
             left_out[run.folder] = "; ".join(said[:MOST_NAMED]) + more
         else:
             kept.append(run)
     return kept, left_out
+
+
+def _refuse_alone(left_out: Mapping[Path, str]) -> Never:
+    """Raise a DataError where no two runs can be compared: what an earlier call has found stays."""
+    others = "; ".join(f"{folder.name}: {reason}" for folder, reason in left_out.items())
+    raise DataError(
+        f"run: expected two runs or more that were made alike, found one; others differ ({others}). Set "
+        "sweep.rerun=all to do all repeats anew, or ask for more of them (same_seed, other_seeds)."
+    )
 
 
 def noise_by_metric(runs: Sequence[Run], own_seed: int) -> dict[str, Noise]:
@@ -138,60 +152,25 @@ def are_identical(runs: Sequence[Run], seed: int) -> bool | None:
     return all(each == weights[0] for each in weights) and all(values_of(run) == values_of(own[0]) for run in own)
 
 
-def record(
-    runs: Sequence[Run], study: dict[str, Noise], left_out: dict[Path, str], identical: bool | None
-) -> dict[str, Any]:
+def record(study: Mapping[str, Noise], identical: bool | None) -> dict[str, Any]:
     """The content of noise.json: a mapping for each metric, as a report reads it; all else is no mapping."""
     return {
         **{name: each.to_dict() for name, each in study.items()},
         "schema_version": 1,
         "same_seed_is_bit_identical": identical,
-        "runs": [
-            {"folder": str(run.folder), "seed": run.seed, "weights_sha256": weights_sha256(run.folder)} for run in runs
-        ],
-        "left_out": [{"folder": str(folder), "reason": reason} for folder, reason in left_out.items()],
     }
 
 
-def show(
-    runs: Sequence[Run], study: dict[str, Noise], left_out: dict[Path, str], seed: int, identical: bool | None
-) -> None:
-    """Print the table, and in words what the same seed gave."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    for folder, reason in left_out.items():
-        console.print(f"left out: {folder.name} ({reason})")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("metric")
-    for column in ("mean", "sd, same seed", "n", "sd, other seeds", "n"):
-        table.add_column(column, justify="right")
-    for name, each in study.items():
-        if metric_of(name).better is not None:
-            table.add_row(name, *_columns(each))
-    console.print(table)
-    count = sum(run.seed == seed for run in runs)
-    console.print("[95 % interval of the standard deviation]; n: runs of the seed, and seeds")
-    console.print(_of_the_same_seed(seed, count, identical))
+def origins(runs: Sequence[Run], left_out: Mapping[Path, str], place: Path) -> dict[str, Any]:
+    """The runs that noise.json in `place` is over, and those that it is not; folders are relative to it."""
 
+    def relative(folder: Path) -> str:
+        return os.path.relpath(folder.resolve(), place.resolve())
 
-def _of_the_same_seed(seed: int, count: int, identical: bool | None) -> str:
-    said = f"seed {seed}, {plural(count, 'run')}: "
-    if identical is None:
-        return said + "too few with weights to compare"
-    if identical:
-        return said + "bit-identical, adapter and figures; the floor of the same seed is 0"
-    return said + "not bit-identical"
-
-
-def _columns(noise: Noise) -> list[str]:
-    both = [each for each in (noise.same_seed, noise.other_seeds) if each]
-    decimals = decimals_for([each.value for each in both], [noise.mean])
-    return [fixed(noise.mean, decimals), *_cells(noise.same_seed, decimals), *_cells(noise.other_seeds, decimals)]
-
-
-def _cells(deviation: Deviation | None, decimals: int) -> list[str]:
-    if deviation is None:
-        return ["–", "–"]
-    bounds = deviation.interval
-    interval = f" [{', '.join(fixed(bound, decimals) for bound in bounds)}]" if bounds else ""
-    value = "0" if not deviation.value else fixed(deviation.value, decimals)
-    return [f"{value}{interval}", str(deviation.count)]
+    return {
+        "runs": [
+            {"folder": relative(run.folder), "seed": run.seed, "weights_sha256": weights_sha256(run.folder)}
+            for run in runs
+        ],
+        "left_out": [{"folder": relative(folder), "reason": reason} for folder, reason in left_out.items()],
+    }

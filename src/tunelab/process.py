@@ -1,11 +1,13 @@
 """What a process shares with the system that runs it: its output streams and the signals that stop it."""
 
 import contextlib
+import ctypes
 import io
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from types import FrameType
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from tunelab.errors import Interrupted
 
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def mend_streams() -> None:
@@ -44,6 +47,22 @@ def interruptible() -> Generator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let this process be killed where `parent`, which has started it, is gone without a word, now or later.
+
+    Nobody would stop it or hear of its end. On Linux the system does it, also where nothing of Python runs any more.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

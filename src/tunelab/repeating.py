@@ -4,15 +4,21 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.config import RunConfig, Section, SweepConfig, mark_read
-from tunelab.errors import ConfigError, TunelabError
+from tunelab.data.preparing import data_fingerprints
+from tunelab.errors import ConfigError, DataError, TunelabError
 from tunelab.hashing import file_sha256
-from tunelab.run import RESUMABLE_KEYS, RunFolder
+from tunelab.model.tuning import read_tuning
+from tunelab.provenance import fingerprints, provenance
+from tunelab.report.reading import Run
+from tunelab.run import RESUMABLE_KEYS
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
 from tunelab.sweeping.jobs import Job, alone, content_hash, digest, key_of
 from tunelab.sweeping.running import run_jobs
+from tunelab.training.trainer import resolve_device
 
 USED_KEYS = ("workers", "job_timeout", "rerun")  # of `sweep`
 
@@ -26,11 +32,31 @@ class Original:
     typed: tuple[str, ...]
 
 
-def typed_for(folder: RunFolder) -> tuple[str, ...]:
-    """The overrides of a run as they were typed; none where they were not kept."""
-    path = folder.path / "overrides.yaml"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return tuple(line.removeprefix("- ") for line in lines if line.startswith("- "))
+def provenance_now(config: RunConfig, run: Run) -> dict[str, Any]:
+    """What provenance.json would say of `run`, whose configuration this is, started here and now.
+
+    Raises:
+        DataError: its data, its base model or the adapter it was trained on are gone.
+    """
+    device = resolve_device(config.trainer).type
+    try:
+        facts = fingerprints(config, data_now(config), read_tuning(config.peft).folder)
+    except TunelabError as error:
+        where = run.provenance.get("directory")
+        hint = f" (it was started in {where}: paths begin there)" if where and where != str(Path.cwd()) else ""
+        raise DataError(f"{run.folder.name} cannot be done again{hint}: {error}") from error
+    return provenance((), {"device": device, **facts})
+
+
+def data_now(config: RunConfig) -> dict[str, Any]:
+    """The fingerprints of the data of a run as they are now, by source.
+
+    Raises:
+        DataError: a file is gone.
+    """
+    own: dict[str, Any] = dict(data_fingerprints(config.data))
+    sets = config.evaluation.sets
+    return own | {f"{name}/{file}": sha for name in sets for file, sha in data_fingerprints(sets[name].data).items()}
 
 
 def repeat(original: Original, axes: Mapping[str, str], seed: int, number: int = 0) -> Job:

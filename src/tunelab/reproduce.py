@@ -1,6 +1,7 @@
 """`tunelab reproduce`: the runs of a table done again, and which of its figures agree."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +10,17 @@ from typing import Any
 
 from tunelab import atomic
 from tunelab.compose import open_one
-from tunelab.config import ReproduceConfig, RunConfig, to_plain
-from tunelab.data.preparing import data_fingerprints
-from tunelab.errors import ConfigError, DataError, TunelabError
+from tunelab.config import ReproduceConfig, to_plain
+from tunelab.errors import ConfigError, TunelabError
 from tunelab.escaping import printable
-from tunelab.model.tuning import read_tuning
-from tunelab.provenance import diff_name, differences, fingerprints, provenance, require_same_inputs
+from tunelab.provenance import diff_name, differences, require_same_inputs
 from tunelab.repeating import (
     Original,
+    provenance_now,
     refuse_unused,
     repeat,
     require_new_or_own,
     run_again,
-    typed_for,
     weights_sha256,
     with_threads_of,
 )
@@ -34,7 +33,6 @@ from tunelab.report.reading import Run, read_run
 from tunelab.report.reproduction import Again, Reproduction, compare, reproduction_json, reproduction_markdown
 from tunelab.sweeping.jobs import Job
 from tunelab.sweeping.machine import plan_machine
-from tunelab.training.trainer import resolve_device
 
 RECORD, PAGE = "reproduction.json", "reproduction.md"
 Changes = Mapping[str, tuple[str, str]]  # what is not as it was → then and now
@@ -67,40 +65,47 @@ def reproduce(config: ReproduceConfig, overrides: Sequence[str]) -> None:
     threads = plan_machine(config.sweep.workers, len(chosen)).num_threads
     tasks = _tasks(chosen, threads)
     folder.mkdir(parents=True, exist_ok=True)
-    for line in changes_said([(task.run, task.changed) for task in tasks], folder):
+    changed = [(task.run, task.changed) for task in tasks]
+    write_patches(changed, folder)
+    for line in changes_said(changed, folder):
         print(printable(line))
     jobs = list({task.job.id: task.job for task in tasks}.values())
     sweep, _ = run_again(jobs, folder, config.sweep, overrides)
     again = [_again(task, sweep.job(task.job).path) for task in tasks]
     found = compare(table, again, floors)
     atomic.write_json(folder / RECORD, reproduction_json(found, folder))
-    changes = [(each.before, differences(each.before.provenance, each.now.provenance)) for each in again if each.values]
-    atomic.write_text(folder / PAGE, reproduction_markdown(found, changes_said(changes, folder)))
+    changed = [(each.before, differences(each.before.provenance, each.now.provenance)) for each in again if each.values]
+    write_patches(changed, folder)
+    atomic.write_text(folder / PAGE, reproduction_markdown(found, changes_said(changed, folder)))
     _conclude(found, folder)
 
 
+def write_patches(changed: Sequence[tuple[Run, Changes]], folder: Path) -> None:
+    """Write the uncommitted changes of each other state of the code into `folder`."""
+    for git in _other_code(changed):
+        patch = _patch(git, folder)
+        if patch is not None:
+            atomic.write_text(patch, git["diff"])
+
+
 def changes_said(changed: Sequence[tuple[Run, Changes]], folder: Path) -> list[str]:
-    """A line for each thing that is not as it was; uncommitted changes of the code are written into `folder`."""
+    """A line for each thing that is not as it was, and the command that brings back the code (patches: in `folder`)."""
     counts = Counter(change for _, changes in changed for change in changes.items())
     lines = [
         f"not as it was: {name} {then}, now {now} ({count} of {plural(len(changed), 'run')})"
         for (name, (then, now)), count in counts.items()
     ]
+    for git in _other_code(changed):
+        patch = _patch(git, folder)
+        applied = f" && git apply {shlex.quote(str(patch.resolve()))}" if patch is not None else ""
+        lines.append(f"that code: git checkout {git['commit']}{applied}")
+    return lines or ["code, versions, hardware, data and base model are as they were"]
+
+
+def _other_code(changed: Sequence[tuple[Run, Changes]]) -> list[dict[str, Any]]:
+    """The states of the code that is not as it was, each once."""
     states = [run.provenance.get("git") for run, changes in changed if "code" in changes]
-    different = {json.dumps(git): git for git in states if git}
-    same = "code, versions, hardware, data and base model are as they were"
-    return [*(lines or [same]), *_ways_back(list(different.values()), folder)]
-
-
-def data_now(config: RunConfig) -> dict[str, Any]:
-    """The fingerprints of the data of a run as they are now, by source.
-
-    Raises:
-        DataError: a file is gone.
-    """
-    own: dict[str, Any] = dict(data_fingerprints(config.data))
-    sets = config.evaluation.sets
-    return own | {f"{name}/{file}": sha for name in sets for file, sha in data_fingerprints(sets[name].data).items()}
+    return list({json.dumps(git): git for git in states if git}.values())
 
 
 def _folder(config: ReproduceConfig, table: Published) -> Path:
@@ -126,39 +131,19 @@ def _tasks(chosen: Sequence[tuple[PublishedRow, Run]], num_threads: int) -> list
         own = [config.model, config.data, config.evaluation, config.peft.get("from_adapter")]
         inputs = json.dumps(to_plain([*own, config.trainer.accelerator]))
         if inputs not in records:
-            records[inputs] = _present(config, run, num_threads)
+            now = provenance_now(config, run)
+            records[inputs] = {**now, "hardware": {**now["hardware"], "num_threads": num_threads}}
         now = {**records[inputs], "memory_knobs": run.provenance.get("memory_knobs", {})}  # the configuration's
         require_same_inputs(run.provenance, now, run.folder.name)
-        original = Original(run.folder, config, typed_for(folder))
+        original = Original(run.folder, config, folder.read_overrides())
         job = repeat(original, {"run": run.folder.name}, run.seed)
         tasks.append(Task(row, run, job, differences(run.provenance, now)))
     return tasks
 
 
-def _present(config: RunConfig, run: Run, num_threads: int) -> dict[str, Any]:
-    """What provenance.json of a run of `config` would say, started here and now."""
-    device = resolve_device(config.trainer).type
-    try:
-        facts = fingerprints(config, data_now(config), read_tuning(config.peft).folder)
-    except TunelabError as error:
-        where = run.provenance.get("directory")
-        hint = f" (it was started in {where}: paths begin there)" if where and where != str(Path.cwd()) else ""
-        raise DataError(f"{run.folder.name} cannot be done again{hint}: {error}") from error
-    record = provenance((), {"device": device, **facts})
-    return {**record, "hardware": {**record["hardware"], "num_threads": num_threads}}
-
-
-def _ways_back(states: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
-    """The command that brings back each state of the code."""
-    lines: list[str] = []
-    for git in states:
-        back = f"git checkout {git['commit']}"
-        if git.get("diff"):
-            patch = folder / f"code-{diff_name(git)}.patch"
-            atomic.write_text(patch, git["diff"])
-            back += f" && git apply {patch.resolve()}"
-        lines.append(f"that code: {back}")
-    return lines
+def _patch(git: Mapping[str, Any], folder: Path) -> Path | None:
+    """Where `folder` has the uncommitted changes of a state of the code; None where there were none."""
+    return folder / f"code-{diff_name(git)}.patch" if git.get("diff") else None
 
 
 def _again(task: Task, folder: Path) -> Again:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tunelab import atomic
 from tunelab.config import RunConfig, to_plain
 from tunelab.errors import ConfigError, Interrupted, TunelabError, storage_problem
@@ -68,6 +70,18 @@ class RunFolder:
         except ValueError as error:
             raise ConfigError(f"{path}: expected JSON, found a damaged file; delete it, or put it back.") from error
 
+    def write_overrides(self, overrides: Sequence[str]) -> None:
+        """Keep what was typed: a list in YAML, a line each."""
+        lines = [each if _is_plain(each) else json.dumps(each, ensure_ascii=False) for each in overrides]
+        self.write_text("overrides.yaml", "".join(f"- {line}\n" for line in lines))
+
+    def read_overrides(self) -> tuple[str, ...]:
+        """What was typed, where it was kept; a line that is not in quotes is taken as it stands."""
+        path = self.path / "overrides.yaml"
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        typed = (line.removeprefix("- ") for line in lines if line.startswith("- "))
+        return tuple(str(yaml.safe_load(each)) if each.startswith(("'", '"')) else each for each in typed)
+
     def read_summary(self) -> dict[str, Any]:
         """The summary an earlier start of this run left; empty where there is none."""
         return self.read_json("summary.json")
@@ -106,6 +120,14 @@ class RunFolder:
             yield
         finally:
             self.summary.times_seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _is_plain(override: str) -> bool:
+    """Whether a list in YAML can have it as it is: `: ` and ` #`, say, mean something there."""
+    try:
+        return yaml.safe_load(f"- {override}") == [override]
+    except yaml.YAMLError:
+        return False
 
 
 def create_run_folder(config: RunConfig, sweep_dir: Path | None) -> RunFolder:

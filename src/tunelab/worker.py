@@ -1,17 +1,14 @@
 """One run in several processes: starts them on the saved configuration, and is what they run. Hydra stays outside."""
 
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Sequence
 
 from tunelab.compose import load_config
 from tunelab.config import RunConfig, mark_read
 from tunelab.errors import ConfigError, Interrupted, TunelabError
 from tunelab.finetune import fine_tune
-from tunelab.process import mend_streams
+from tunelab.process import end_with_parent, mend_streams
 from tunelab.run import RunFolder, open_run_folder, recorded, resumable
 from tunelab.sharing import Shared
 from tunelab.training.launcher import inside_torchrun, launch, process_rank
@@ -33,7 +30,7 @@ def train_run(
         fine_tune(config, folder, overrides, resuming, shared)
         return
     before = folder.read_summary()
-    arguments = [str(folder.path), "resume" if resuming else "start", *overrides]
+    arguments = [str(os.getpid()), str(folder.path), "resume" if resuming else "start", *overrides]
     on_cpu = resolve_device(config.trainer).type == "cpu"
     code = launch("tunelab.worker", arguments, config.trainer.devices, on_cpu)
     if code in (129, 130, 143):
@@ -61,14 +58,7 @@ def main(folder_name: str, resuming: bool, overrides: list[str]) -> None:
         sys.exit(error.exit_code)
 
 
-def _end_with_the_parent(parent: int) -> None:
-    """Where the process that started this one is gone without a word, nobody would stop it or hear of its end."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 if __name__ == "__main__":
     mend_streams()
-    threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
-    main(sys.argv[1], sys.argv[2] == "resume", sys.argv[3:])
+    end_with_parent(int(sys.argv[1]))
+    main(sys.argv[2], sys.argv[3] == "resume", sys.argv[4:])

@@ -588,8 +588,8 @@ def test_train_py_starts_several_processes_and_ends_as_they_do(
     launched: list[tuple[Any, ...]] = []
 
     def launch(module: str, arguments: list[str], num_processes: int, on_cpu: bool) -> int:
-        launched.append((module, arguments[1:], num_processes, on_cpu))
-        RunFolder(Path(arguments[0])).write_json("summary.json", {"status": "failed", "reason": "why it failed"})
+        launched.append((module, [arguments[0], *arguments[2:]], num_processes, on_cpu))
+        RunFolder(Path(arguments[1])).write_json("summary.json", {"status": "failed", "reason": "why it failed"})
         return code
 
     monkeypatch.setattr(worker, "launch", launch)
@@ -600,7 +600,7 @@ def test_train_py_starts_several_processes_and_ends_as_they_do(
         assert ended.value.code == code
     else:
         train_py(*typed)
-    assert launched == [("tunelab.worker", ["start", *typed], 2, True)]
+    assert launched == [("tunelab.worker", [str(os.getpid()), "start", *typed], 2, True)]
     assert capsys.readouterr().err.startswith(said)
 
 

@@ -10,7 +10,7 @@ from tunelab.config.sweep import SweepConfig
 class NoiseConfig(Section):
     """What `tunelab noise` repeats."""
 
-    run: str = MISSING  # a run folder of train.py, finished or not; a job of a sweep is one too
+    run: str = MISSING  # the folder of a finished run; a job of a sweep is one too
     same_seed: int = 3  # repeats with the run's own seed, besides the run itself
     other_seeds: int = 5  # repeats with the seeds that follow it; where `seeds` names none
     seeds: list[int] = field(default_factory=list[int])  # these other seeds

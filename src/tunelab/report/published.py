@@ -1,10 +1,12 @@
 """The table that is to be reproduced: its rows with their runs and its metrics, from a report or from run folders."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tunelab.errors import ConfigError, DataError
@@ -49,7 +51,7 @@ def read_published(places: Sequence[str], metrics: Sequence[str]) -> Published:
         raise DataError(f"runs: expected finished runs with results, found none of {len(folders)}; wait for their end.")
     chosen = choose_metrics([values_of(run) for run in runs], metrics, ())
     _, groups = group_runs(sorted(runs, key=lambda run: str(run.provenance.get("started", ""))))
-    rows = tuple(PublishedRow(group.number, group.label, group.runs) for group in groups)
+    rows = tuple(PublishedRow(group.number, _label(group.levels), group.runs) for group in groups)
     return Published(_holder(Path(places[0])), rows, tuple(metric.name for metric in chosen))
 
 
@@ -84,15 +86,43 @@ def _of_report(folder: Path, metrics: Sequence[str]) -> Published:
             f"runs: expected the runs of the report where it says, found none finished in {str(gone.folder)!r}; put "
             "them back, or report again."
         )
+    for row, entry in zip(rows, content["configurations"], strict=True):
+        _require_as_printed(row, entry.get("values", {}), folder)
     if metrics:
         named = [metric.name for metric in choose_metrics([values_of(run) for run in runs], metrics, ())]
     return Published(_holder(folder), rows, tuple(named))
 
 
 def _row(folder: Path, entry: Mapping[str, Any]) -> PublishedRow:
-    label = " · ".join(level_text(value) for value in entry["levels"].values()) or "all runs"
     runs = tuple(read_run((folder / each["folder"]).resolve()) for each in entry["runs"])
-    return PublishedRow(int(entry["number"]), label, runs)
+    return PublishedRow(int(entry["number"]), _label(entry["levels"]), runs)
+
+
+def _label(levels: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={level_text(value)}" for name, value in levels.items()) or "all runs"
+
+
+def _require_as_printed(row: PublishedRow, printed: Mapping[str, Mapping[str, float]], folder: Path) -> None:
+    """Raise a DataError where the runs do not say what the report says: it is not the report that would be judged."""
+    now = values_by_seed(row.runs)
+    for name, seeds in printed.items():
+        for seed, value in seeds.items():
+            found = now.get(name, {}).get(int(seed))
+            if found is None or not math.isclose(found, value, rel_tol=1e-12):
+                places = ", ".join(repr(str(run.folder)) for run in row.runs if run.seed == int(seed))
+                raise DataError(
+                    f"runs: expected {name} {value} of seed {seed} as the report in {str(folder)!r} has it, found "
+                    f"{found} in {places or 'no run'}: measured or run again since; report again, and reproduce that."
+                )
+
+
+def values_by_seed(runs: Sequence[Run]) -> dict[str, dict[int, float]]:
+    """Metric → seed → value; a seed that was run twice counts once, with its mean."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for run in runs:
+        for name, value in values_of(run).items():
+            found.setdefault(name, {}).setdefault(run.seed, []).append(value)
+    return {name: {seed: fmean(values) for seed, values in seeds.items()} for name, seeds in found.items()}
 
 
 def _holder(place: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tunelab.errors import ConfigError
+from tunelab.run import RunFolder
 
 FINISHED = "finished"
 NO_SUMMARY = "no summary"  # it is running, or was killed before it could write one
@@ -112,7 +113,7 @@ def num_not_begun(place: str) -> int:
 def read_run(folder: Path) -> Run:
     """Read one run. A damaged file makes the run `unreadable`, with the reason: no run is left out."""
     try:
-        config = flatten(_yaml(folder / "config.yaml", dict))
+        config = flatten(_yaml(folder / "config.yaml"))
         summary, matching = _json(folder / "summary.json"), _matching(folder)
         status, reason = str(summary.get("status", NO_SUMMARY)), summary.get("reason")
         if status == FINISHED and not config:
@@ -123,7 +124,7 @@ def read_run(folder: Path) -> Run:
             reason=reason,
             seed=int(config.get("seed", 0)),
             config=config,
-            typed=_typed(_yaml(folder / "overrides.yaml", list), matching.get("overrides", ())),
+            typed=_typed(RunFolder(folder).read_overrides(), matching.get("overrides", ())),
             metrics={name: float(value) for name, value in summary.get("metrics", {}).items() if value is not None},
             intervals={name: (low, high) for name, (low, high) in summary.get("intervals", {}).items()},
             facts={name: value for name, value in summary.items() if name not in ("metrics", "intervals")},
@@ -170,18 +171,18 @@ def _matching(folder: Path) -> dict[str, Any]:
     return {"match": record["match"], **own} if own else {}
 
 
-def _typed(overrides: Iterable[Any], solved: Iterable[str]) -> dict[str, str]:
+def _typed(overrides: Iterable[str], solved: Iterable[str]) -> dict[str, str]:
     """Without what the sweep `solved`: a person typed something else."""
-    parts = (str(override).partition("=") for override in overrides if str(override) not in set(solved))
+    parts = (override.partition("=") for override in overrides if override not in set(solved))
     return {key.lstrip("+"): value for key, sign, value in parts if sign and not key.startswith("~")}
 
 
-def _yaml(path: Path, kind: type[Any]) -> Any:
+def _yaml(path: Path) -> dict[str, Any]:
     content = yaml.load(path.read_text(encoding="utf-8"), _Loader) if path.is_file() else None
     if content is None:
-        return kind()
-    if not isinstance(content, kind):
-        raise ValueError(f"{path.name} is no {'list' if kind is list else 'mapping'}")
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is no mapping")
     return content
 
 

@@ -4,14 +4,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from tunelab.report.agreement import Figure, Scale, Verdict, judge, scales, worst
 from tunelab.report.formatting import decimals_for, fixed
 from tunelab.report.metrics import values_of
 from tunelab.report.noise import Floor
-from tunelab.report.published import Published, PublishedRow
+from tunelab.report.published import Published, PublishedRow, values_by_seed
 from tunelab.report.reading import Run
 
 SCHEMA_VERSION = 1
@@ -59,7 +58,7 @@ class Reproduction:
 
 def compare(table: Published, again: Sequence[Again], floors: Mapping[str, Floor]) -> Reproduction:
     """Judge every run and every figure; figures that a run does not have are no part of it."""
-    known = scales(table.metrics, floors, map(_by_seed, table.rows))
+    known = scales(table.metrics, floors, (values_by_seed(row.runs) for row in table.rows))
     shown = [(each, [name for name in table.metrics if name in values_of(each.before)]) for each in again]
     total = sum(len(names) for _, names in shown)
     runs = tuple(_compared(each, names, known, total) for each, names in shown)
@@ -135,15 +134,6 @@ def _cell(runs: Sequence[ComparedRun], name: str, known: Mapping[str, Scale], to
     figures = [run.figures[name] for run in runs]
     judged = judge([each.before for each in figures], [each.now for each in figures], known.get(name), total)
     return Cell(runs[0].again.row, name, len(runs), judged)
-
-
-def _by_seed(row: PublishedRow) -> dict[str, dict[int, float]]:
-    """Metric → seed → value; a seed that was run twice counts once, with its mean."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for run in row.runs:
-        for name, value in values_of(run).items():
-            found.setdefault(name, {}).setdefault(run.seed, []).append(value)
-    return {name: {seed: fmean(values) for seed, values in seeds.items()} for name, seeds in found.items()}
 
 
 def _plain(figure: Figure) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def _open(folder: RunFolder, order: Order) -> tuple[RunConfig, bool]:
         return _marked(load_config(folder.path / "config.yaml", _knobs(order.config))), True
     with recorded_before(folder, order.config):
         _clear(folder.path)
-        folder.write_text("overrides.yaml", "".join(f"- {override}\n" for override in order.overrides))
+        folder.write_overrides(order.overrides)
         folder.write_text("config.yaml", dump_config(order.config))
         return _marked(load_config(folder.path / "config.yaml")), False
 
