@@ -62,7 +62,7 @@ def test_a_sweep_becomes_a_folder_of_files(run, sweep):
     folder = sweep / "report"
     figures = {"comparison", "curves", "effects", "importance", "interaction", "parallel", "trade_offs"}
     assert {path.name for path in folder.iterdir()} == {
-        "report.html", "report.md", "report.json", "table.tex", "results.csv", "figures",
+        "report.html", "report.md", "report.json", "table.tex", "table.csv", "results.csv", "figures",
     }  # fmt: skip
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"{name}.{kind}" for name in figures for kind in ("png", "pdf")

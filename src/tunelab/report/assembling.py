@@ -9,15 +9,18 @@ from tunelab.config import ReportConfig
 from tunelab.errors import DataError
 from tunelab.report.budget import Budget, budget_of, matched_budgets, matched_field, mean_budget, unequal_budgets
 from tunelab.report.curves import Figures, read_figures
-from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
-from tunelab.report.formatting import joined, level_text, plural
+from tunelab.report.examples import OverExamples, compare_examples, read_scores, score_name
+from tunelab.report.formatting import joined, level_text, plural, shown_path
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
 from tunelab.report.metrics import Metric, choose_metrics, directions, metric_of, values_of
 from tunelab.report.mixing import Flag, measured_on, mixed, over_other_tokens, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
 from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
-from tunelab.report.seeds import Seeds, Spread, Standing, spread_of, standings
+from tunelab.report.reference import base_groups, find_reference, name_changes
+from tunelab.report.seeds import Column, Comparison, Seeds, Spread, Standing, compare, spread_of, standings
 from tunelab.report.variance import Analysis, analyse
+
+_MOST_NEAREST, _MOST_WITH_REFERENCE = 6, 24  # rows compared over examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,9 @@ class Report:
     factors: tuple[Factor, ...]
     rows: tuple[Row, ...]
     standings: Mapping[str, Standing]
-    over_examples: Mapping[int, OverExamples]  # row number → against the best of `example_metric`
+    reference: int | None  # the number of the row that the others are compared with; without one it is the best
+    comparisons: Mapping[str, Comparison]
+    over_examples: Mapping[int, OverExamples]  # row number → against the reference, or the best, of `example_metric`
     example_metric: Metric | None
     floors: Mapping[str, Floor]
     analysis: Analysis | None
@@ -73,6 +78,11 @@ class Report:
         """The most seeds that a configuration has."""
         return max(spread.count for row in self.rows for spread in row.spreads.values())
 
+    @property
+    def changes_one_thing(self) -> bool:
+        """Whether each row changes one thing of the reference."""
+        return self.rows[0].group.changed is not None
+
     def row(self, number: int) -> Row:
         """The row of this number."""
         return next(row for row in self.rows if row.number == number)
@@ -82,7 +92,8 @@ def assemble(config: ReportConfig) -> Report:
     """Read the runs that `config` names and work everything out.
 
     Raises:
-        TunelabError: there are no runs, none has finished, they share no metric, or a study of noise is damaged.
+        TunelabError: there are no runs, none has finished, they share no metric, the reference is none of the rows, or
+            a study of noise is damaged.
     """
     folders, empty = find_runs(config.runs)
     runs = [read_run(folder) for folder in folders]
@@ -94,11 +105,15 @@ def assemble(config: ReportConfig) -> Report:
     main = [run for run in measured if metrics[0].name in values_of(run)]
     main.sort(key=lambda run: str(run.provenance.get("started", "")))  # levels in the order in which they were run
     factors, groups = group_runs(main)
-    rows = [_row(group, metrics) for group in groups]
+    chosen = find_reference(config.reference, factors, groups)
+    reference = chosen.number if chosen else None
+    rows = [_row(group, metrics) for group in (name_changes(groups, factors, chosen) if chosen else groups)]
     comparable = len({measured_on(run) for run in main}) == 1
     apart = over_other_tokens(main, [metric.name for metric in metrics])
-    found = _standings(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
-    example_metric, over_examples = _examples(rows, metrics, found)
+    columns = _columns(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
+    found = _standings(columns)
+    comparisons = _comparisons(columns, found, reference)
+    example_metric, over_examples = _examples(rows, metrics, comparisons, reference)
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
     unequal = unequal_budgets([row.budget for row in rows], matched_field(main))
     matched = matched_budgets(main)
@@ -108,6 +123,7 @@ def assemble(config: ReportConfig) -> Report:
         *_left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
         *_incomparable(comparable, rows),
+        *_without_base(config.reference, runs, groups),
         *_apart(apart),
         *(Flag(text, False) for text in [*directions(metrics), *_budgets(unequal, matched), *_seeds(rows)]),
         *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
@@ -119,6 +135,8 @@ def assemble(config: ReportConfig) -> Report:
         factors=tuple(factors),
         rows=tuple(rows),
         standings=found,
+        reference=reference,
+        comparisons=comparisons,
         over_examples=over_examples,
         example_metric=example_metric,
         floors=floors,
@@ -151,40 +169,52 @@ def _row(group: Group, metrics: Sequence[Metric]) -> Row:
     )
 
 
-def _standings(rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Standing]:
+def _columns(rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[Metric, Column]:
     """Of each metric that has a better and a worse, where there are two rows to compare and a difference."""
     columns = {
         metric: {row.number: row.seeds[metric.name] for row in rows if metric.name in row.seeds}
         for metric in metrics
         if metric.better is not None
     }
-    columns = {metric: column for metric, column in columns.items() if len(column) > 1 and _differs(column)}
+    return {metric: column for metric, column in columns.items() if len(column) > 1 and _differs(column)}
+
+
+def _standings(columns: Mapping[Metric, Column]) -> dict[str, Standing]:
     found = standings(list(columns.values()), [metric.sign() for metric in columns])
     return {metric.name: each for metric, each in zip(columns, found, strict=True)}
 
 
-def _differs(column: Mapping[int, Seeds]) -> bool:
+def _comparisons(
+    columns: Mapping[Metric, Column], found: Mapping[str, Standing], reference: int | None
+) -> dict[str, Comparison]:
+    """With the reference where there is one, and else with the best row of each metric."""
+    if reference is None:
+        return {name: standing.others for name, standing in found.items()}
+    return {metric.name: compare(column, reference) for metric, column in columns.items() if reference in column}
+
+
+def _differs(column: Column) -> bool:
     return len({value for seeds in column.values() for value in seeds.values()}) > 1
 
 
 def _examples(
-    rows: Sequence[Row], metrics: Sequence[Metric], found: Mapping[str, Standing]
+    rows: Sequence[Row], metrics: Sequence[Metric], comparisons: Mapping[str, Comparison], reference: int | None
 ) -> tuple[Metric | None, dict[int, OverExamples]]:
-    """The first metric that predictions.jsonl has for each example, and the best row against the next ones by it."""
+    """The first metric that predictions.jsonl has for each example, and the rows compared by it.
+
+    Reading predictions takes time: with the best the next rows only, with a reference more of them.
+    """
+    most = _MOST_NEAREST if reference is None else _MOST_WITH_REFERENCE
     by_number = {row.number: row for row in rows}
     for metric in metrics:
-        name, standing = score_name(metric), found.get(metric.name)
-        if name is None or standing is None:
+        name, comparison = score_name(metric), comparisons.get(metric.name)
+        if name is None or comparison is None:
             continue
-        first = read_scores(by_number[standing.best].group, name)
+        first = read_scores(by_number[comparison.to].group, name)
         if not first:
             continue
-        sign = metric.sign()
-        order = sorted(standing.differences, key=lambda row: -sign * standing.differences[row].change)
-        compared = {
-            row: compare_examples(first, read_scores(by_number[row].group, name))
-            for row in nearest(order, standing.best)
-        }
+        order = sorted(comparison.differences, key=lambda row: abs(comparison.differences[row].change))
+        compared = {row: compare_examples(first, read_scores(by_number[row].group, name)) for row in order[:most]}
         return metric, {row: each for row, each in compared.items() if each is not None}
     return None, {}
 
@@ -204,7 +234,7 @@ def _nothing(runs: Sequence[Run], finished: Sequence[Run]) -> str:
     if finished:
         return (
             "runs: expected runs with results, found none measured in summary.json; measure them: "
-            f"python evaluate.py run={finished[0].folder}."
+            f"python evaluate.py run={shown_path(finished[0].folder)}."
         )
     first = runs[0]
     why = f"{first.status}: {first.reason}" if first.reason else first.status
@@ -226,6 +256,15 @@ def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
     if comparable or len(rows) < 2:
         return []
     return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
+
+
+def _without_base(asked: str | None, runs: Sequence[Run], groups: Sequence[Group]) -> list[Flag]:
+    """What keeps the report from comparing with the base of a sweep that changed one thing at a time."""
+    count = len(base_groups(groups))
+    if asked is not None or count == 1 or not any(run.is_base for run in runs):
+        return []
+    why = "has no figures" if count == 0 else f"is not one: there are {count}"
+    return [Flag(f"The base recipe {why}, so rows are compared with the best; reference=<row> names another.")]
 
 
 def _apart(found: Mapping[str, tuple[int, int]]) -> list[Flag]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 NOTHING = "–"
@@ -65,7 +66,15 @@ def level_text(value: Any) -> str:
             mantissa, _, exponent = f"{value:.3e}".partition("e")
             mantissa = mantissa.rstrip("0").rstrip(".")
         return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        return value.replace('"', "")  # a list as it is typed
     return str(value)
+
+
+def shown_path(path: Path) -> str:
+    """Relative to the working folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
 
 
 def plural(count: int, noun: str) -> str:

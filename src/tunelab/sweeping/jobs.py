@@ -10,6 +10,7 @@ from typing import Any
 from tunelab.config import OF_THE_SWEEP, RunConfig, SearchConfig, SweepConfig, to_plain
 from tunelab.errors import ConfigError
 from tunelab.run import RESUMABLE_KEYS
+from tunelab.sweeping.designs import SEED
 
 LONGEST_NAME = 120  # characters of a folder name; file systems take 255 bytes
 
@@ -58,6 +59,12 @@ def make_jobs(
         job = Job(content_hash(config, axes), chosen, alone(config), own)
         jobs.setdefault(job.id, job)
     return list(jobs.values()), len(configs) - len(jobs)
+
+
+def base_jobs(jobs: Sequence[Job]) -> list[str]:
+    """The ids of the first job and of those that differ from it by the seed alone: the base of `one_at_a_time`."""
+    values = [{**job.axes, SEED: ""} for job in jobs]
+    return [job.id for job, own in zip(jobs, values, strict=True) if own == values[0]]
 
 
 def alone(config: RunConfig) -> RunConfig:

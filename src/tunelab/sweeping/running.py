@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from tunelab.audit import refuse_unread_keys
-from tunelab.config import OF_THE_SWEEP, Rerun, RunConfig, SweepConfig, forget_reads
+from tunelab.config import OF_THE_SWEEP, Design, Rerun, RunConfig, SweepConfig, forget_reads
 from tunelab.errors import Interrupted
 from tunelab.sweeping.folder import Outcome, SweepFolder
-from tunelab.sweeping.jobs import Job
+from tunelab.sweeping.jobs import Job, base_jobs
 from tunelab.sweeping.machine import plan_machine
 from tunelab.sweeping.pool import Limits, Pool
 from tunelab.sweeping.screen import Screen
@@ -39,6 +39,8 @@ def run_jobs(
     _ = settings.name  # the folder's
     _refuse_unread(settings, typed)
     folder.record(jobs, axes, typed)
+    if settings.design is Design.one_at_a_time:
+        folder.note("base", base_jobs(jobs))  # which a report compares the others with
     left = folder.to_run(jobs, rerun)
     earlier = {job.id: folder.outcome(job) for job in jobs if job not in left}
     workers = limits.machine.workers if limits else 1
