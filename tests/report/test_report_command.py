@@ -285,6 +285,20 @@ def test_nothing_in_a_configuration_acts(run, tmp_path):
     _compile(folder / "table.tex")
 
 
+def test_paths_below_the_working_folder_are_relative(run, tmp_path):
+    for name in ("a", "b"):
+        keys = {"data.path": f"{tmp_path}/data/{name}.jsonl", "model.path": f"{tmp_path}/base"}
+        provenance = {"base_model": {"path": keys["model.path"], "revision": name}}
+        write_small(tmp_path / "runs" / name, 1, {"test/loss": 1.0}, config=keys, typed=keys, provenance=provenance)
+    (tmp_path / "empty").mkdir()
+    done = run("runs", f"{tmp_path}/empty", f"to={tmp_path}/said", "figures=false")
+    assert done.returncode == 0, done.stderr
+    assert "report       said/report.html\n" in done.stdout
+    pages = [(tmp_path / "said" / name).read_text() for name in ("report.html", "report.md", "table.tex")]
+    assert not any(str(tmp_path) in text for text in [done.stdout, *pages])
+    assert "data/a.jsonl" in pages[0]
+
+
 def test_text_for_latex():
     assert tex("a_b & 50 % ü 中 ð «") == "a\\_b \\& 50 \\% ü {[}U+4E2D{]} {[}U+00F0{]} {[}U+00AB{]}"
 

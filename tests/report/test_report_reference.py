@@ -3,20 +3,24 @@
 import csv
 import json
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
 import scipy.stats
-from run_folders import write_small
+from run_folders import write_run, write_small
 
 from tunelab.config import ReportConfig
 from tunelab.errors import ConfigError
 from tunelab.report.assembling import Report, assemble
 from tunelab.report.differences import against_reference, summary
+from tunelab.report.figures import changes, comparison, curves
+from tunelab.report.looks import MAX_SHOWN, REST, brought_out, looks
 from tunelab.report.markdown import report_markdown
 from tunelab.report.pages import report_page
 from tunelab.report.table import factor_heads, factor_texts, recipe
 from tunelab.report.tex import table_tex
+from tunelab.report.trade_offs import trade_offs
 
 BASE = {"peft.r": 16, "optim.lr": 1e-3, "peft.target_modules": "all-linear"}
 CHANGES = {
@@ -195,3 +199,48 @@ def test_one_seed_is_compared_but_not_tested(tmp_path):
     assert factor_heads(report) == ["x"]  # one factor says by itself what changed
     for text in (report_markdown(report, tmp_path, ()), report_page(report, tmp_path, {}), table_tex(report)):
         assert "less the reference, not tested" in text
+
+
+def test_a_row_looks_the_same_in_all_figures(tmp_path):
+    for row, (method, rate) in enumerate(product(("lora", "vera", "ia3"), (1e-4, 1e-3, 3e-3))):
+        for seed in (1, 2):
+            write_run(tmp_path / f"{row}-{seed}", method, rate, 8, seed)
+    report = report_of(tmp_path, "peft=ia3,optim.lr=1e-4")
+    look, shown = looks(report), brought_out(report)
+    assert report.ranked.index(report.row(report.reference or 0)) >= MAX_SHOWN  # and so it takes the last place
+    assert [row.number for row in shown] == [*(row.number for row in report.ranked[: MAX_SHOWN - 1]), report.reference]
+    assert len({look[row.number] for row in shown}) == MAX_SHOWN
+    assert {look[row.number] for row in report.rows if row not in shown} == {REST}
+    by_label = {row.group.label: look[row.number].colour for row in report.rows}
+    assert _by_tick(comparison(report)) == by_label
+    assert _by_tick(changes(report)) == {name: own for name, own in by_label.items() if name != "ia3 · 1e-4"}
+    drawn = curves(report)
+    assert drawn is not None
+    lines = {str(line.get_label()): line.get_color() for line in drawn[0].axes[0].get_lines()}
+    assert lines == {row.group.label: by_label[row.group.label] for row in shown}
+    assert "The 5 best of 9 configurations and the reference." in drawn[2]
+    costs = trade_offs(report)
+    assert costs is not None
+    points = [line.get_color() for line in costs[0].axes[0].get_lines()[1:]]
+    assert points == [by_label[row.group.label] for row in report.rows]
+
+
+def _by_tick(drawn) -> dict[str, str]:
+    axes = drawn[0].axes[0]
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    marks = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]
+    return {names[int(line.get_ydata()[0])]: line.get_color() for line in marks}
+
+
+def test_scores_of_examples_are_compared_with_the_reference(tmp_path):
+    for name, accuracy in (("lora", 0.95), ("vera", 0.6), ("ia3", 0.9)):
+        for seed in (1, 2, 3):
+            write_run(tmp_path / f"{name}{seed}", name, 1e-3, 8, seed, accuracy=accuracy)
+    report = assemble(ReportConfig(runs=[str(tmp_path)], metrics=["test/exact_match", "test/loss"], reference="vera"))
+    worst = {row.group.label: row.number for row in report.rows}
+    assert set(report.over_examples) == {worst["lora"], worst["ia3"]}
+    lora = report.over_examples[worst["lora"]]
+    means = {name: report.row(number).spreads["test/exact_match"].mean for name, number in worst.items()}
+    assert lora.change == pytest.approx(means["lora"] - means["vera"])
+    exact, loss = report_markdown(report, tmp_path, ()).split("### Against the reference: ")[1:]
+    assert ("over examples" in exact, "over examples" in loss) == (True, False)

@@ -7,16 +7,25 @@ from statistics import fmean
 
 from tunelab.config import ReportConfig
 from tunelab.errors import DataError
-from tunelab.report.budget import Budget, budget_of, matched_budgets, matched_field, mean_budget, unequal_budgets
+from tunelab.report import flags
+from tunelab.report.budget import (
+    Budget,
+    budget_note,
+    budget_of,
+    matched_budgets,
+    matched_field,
+    mean_budget,
+    unequal_budgets,
+)
 from tunelab.report.curves import Figures, read_figures
 from tunelab.report.examples import OverExamples, compare_examples, read_scores, score_name
-from tunelab.report.formatting import joined, level_text, plural, shown_path
+from tunelab.report.formatting import level_text, plural, shown_path
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
 from tunelab.report.metrics import Metric, choose_metrics, directions, metric_of, values_of
 from tunelab.report.mixing import Flag, measured_on, mixed, over_other_tokens, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
 from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
-from tunelab.report.reference import base_groups, find_reference, name_changes
+from tunelab.report.reference import find_reference, name_changes
 from tunelab.report.seeds import Column, Comparison, Seeds, Spread, Standing, compare, spread_of, standings
 from tunelab.report.variance import Analysis, analyse
 
@@ -117,16 +126,18 @@ def assemble(config: ReportConfig) -> Report:
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
     unequal = unequal_budgets([row.budget for row in rows], matched_field(main))
     matched = matched_budgets(main)
-    flags = [
+    said = [
         *unfinished(runs),
-        *_not_begun(sum(map(num_not_begun, config.runs))),
-        *_left_over(len(finished) - len(main), metrics[0]),
+        *flags.not_begun(sum(map(num_not_begun, config.runs))),
+        *flags.left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
-        *_incomparable(comparable, rows),
-        *_without_base(config.reference, runs, groups),
-        *_apart(apart),
-        *(Flag(text, False) for text in [*directions(metrics), *_budgets(unequal, matched), *_seeds(rows)]),
-        *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
+        *flags.incomparable(comparable, groups),
+        *flags.without_base(config.reference, runs, groups),
+        *flags.apart(apart),
+        *(Flag(text, False) for text in directions(metrics)),
+        *flags.budgets(unequal, matched),
+        *flags.seeds(groups),
+        *flags.passed_over(empty),
     ]
     return Report(
         title=_title(config.runs, len(runs)),
@@ -141,8 +152,8 @@ def assemble(config: ReportConfig) -> Report:
         example_metric=example_metric,
         floors=floors,
         analysis=_analysis(rows, factors, metrics[0]),
-        flags=tuple(flags),
-        budget_note=_budget_note(unequal, matched),
+        flags=tuple(said),
+        budget_note=budget_note(unequal, matched),
     )
 
 
@@ -241,67 +252,6 @@ def _nothing(runs: Sequence[Run], finished: Sequence[Run]) -> str:
     return (
         f"runs: expected finished runs, found none of {len(runs)} ({first.folder.name}: {why.rstrip('.')}); wait for "
         "their end, or go on with them: python train.py resume=<run folder>."
-    )
-
-
-def _not_begun(count: int) -> list[Flag]:
-    return [Flag(f"{plural(count, 'job')} of the sweep not begun: run its command again.")] if count else []
-
-
-def _left_over(count: int, metric: Metric) -> list[Flag]:
-    return [Flag(f"Left out of all figures: {plural(count, 'finished run')} without {metric.name}.")] if count else []
-
-
-def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
-    if comparable or len(rows) < 2:
-        return []
-    return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
-
-
-def _without_base(asked: str | None, runs: Sequence[Run], groups: Sequence[Group]) -> list[Flag]:
-    """What keeps the report from comparing with the base of a sweep that changed one thing at a time."""
-    count = len(base_groups(groups))
-    if asked is not None or count == 1 or not any(run.is_base for run in runs):
-        return []
-    why = "has no figures" if count == 0 else f"is not one: there are {count}"
-    return [Flag(f"The base recipe {why}, so rows are compared with the best; reference=<row> names another.")]
-
-
-def _apart(found: Mapping[str, tuple[int, int]]) -> list[Flag]:
-    return [
-        Flag(
-            f"{name} is over other tokens in some runs ({low:,} to {high:,} are supervised), so it is not compared; "
-            "metrics=[<others>] chooses what is."
-        )
-        for name, (low, high) in found.items()
-    ]
-
-
-def _budgets(unequal: Sequence[str], matched: str | None) -> list[str]:
-    said = [f"The budgets are not equal: {'; '.join(unequal)}."] if unequal else []
-    return [*said, *([f"The budgets were {matched}."] if matched else [])]
-
-
-def _budget_note(unequal: Sequence[str], matched: str | None) -> str | None:
-    """For under the table."""
-    said = [f"budgets are not equal: {'; '.join(unequal)}"] if unequal else []
-    return "; ".join([*([matched] if matched else []), *said]) or None
-
-
-def _seeds(rows: Sequence[Row]) -> list[str]:
-    seeds = [len({run.seed for run in row.group.runs}) for row in rows]
-    if max(seeds) == 1:
-        return [
-            "One seed: no statistics over seeds. Intervals are over that run's test examples and do not say what "
-            "another seed would give. Run several: seed=1,2,3."
-        ]
-    single = sum(count == 1 for count in seeds)
-    sets = {frozenset(run.seed for run in row.group.runs) for row in rows}
-    if single:
-        return [f"One seed in {single} of {plural(len(rows), 'configuration')}: nothing can be tested against them."]
-    few = ["Two seeds: a test over them rests on two numbers, and a third may turn it. Run more: seed=1,2,3,4,5."]
-    return (few if min(seeds) == 2 else []) + (
-        ["The configurations do not have the same seeds."] if len(sets) > 1 else []
     )
 
 

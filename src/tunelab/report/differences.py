@@ -20,6 +20,11 @@ class Verdict(StrEnum):
     open = "not distinguishable"
     untested = "not tested"
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the rows are distinguishable."""
+        return self in (Verdict.better, Verdict.worse)
+
 
 @dataclass(frozen=True, slots=True)
 class DifferenceLine:
@@ -35,11 +40,6 @@ class DifferenceLine:
     noise: str
     examples: str
     examples_p: str
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the rows are distinguishable."""
-        return self.verdict in (Verdict.better, Verdict.worse)
 
 
 def verdict_of(report: Report, metric: Metric, number: int) -> Verdict:

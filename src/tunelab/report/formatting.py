@@ -68,13 +68,15 @@ def level_text(value: Any) -> str:
         return f"{mantissa}e{int(exponent)}" if exponent else mantissa
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         return value.replace('"', "")  # a list as it is typed
+    if isinstance(value, str) and value.startswith("/"):
+        return shown_path(value)
     return str(value)
 
 
-def shown_path(path: Path) -> str:
+def shown_path(path: Path | str) -> str:
     """Relative to the working folder where it lies below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
+    here, place = Path.cwd(), Path(path)
+    return str(place.relative_to(here)) if place.is_relative_to(here) and place != here else str(path)
 
 
 def plural(count: int, noun: str) -> str:

@@ -135,9 +135,18 @@ def _typed(cells: Sequence[Sequence[Run]], columns: Mapping[str, list[Any]]) -> 
     for name in names:
         if name in columns:
             typed[name] = columns[name]
-        elif not any(name in run.config for cell in cells for run in cell):  # a group's choice
-            typed[name] = [next((r.typed[name] for r in cell if name in r.typed), UNTYPED) for cell in cells]
+        elif not any(name in run.config for cell in cells for run in cell):
+            typed[name] = _choices(cells, name, names)
     return typed
+
+
+def _choices(cells: Sequence[Sequence[Run]], group: str, typed: Iterable[str]) -> list[str]:
+    """What was chosen of a group, also where it was not typed, and what it sets is that of one of the choices."""
+    keys = {key for cell in cells for key in settings(cell[0]) if key.startswith(f"{group}.")} - {*typed}
+    own = [json.dumps([cell[0].config.get(key) for key in sorted(keys)], default=str) for cell in cells]
+    chosen = [next((run.typed[group] for run in cell if group in run.typed), None) for cell in cells]
+    known = {what: name for what, name in zip(own, chosen, strict=True) if name is not None} if keys else {}
+    return [known.get(what, UNTYPED) if name is None else name for what, name in zip(own, chosen, strict=True)]
 
 
 def _merged(typed: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunelab.report.formatting import joined, plural
+from tunelab.report.formatting import joined, level_text, plural
 from tunelab.report.grouping import Factor, Group
 from tunelab.report.reading import Run
 
@@ -35,7 +35,7 @@ def base_of(run: Run) -> str:
     if not base:
         return UNKNOWN
     exact = base.get("commit") or base.get("revision")
-    return f"{base.get('path')} ({str(exact)[:8] if exact else _digest(base.get('sha256'))})"
+    return f"{level_text(base.get('path'))} ({str(exact)[:8] if exact else _digest(base.get('sha256'))})"
 
 
 def code_of(run: Run) -> str:

@@ -104,7 +104,9 @@ def _change(report: Report, row: Row, metric: Metric) -> list[str]:
     if not shows_change(report, metric):
         return []
     line = against_reference(report, row, metric)
-    return [_stacked(tex(line.change) + (CLEAR if line.is_clear else ""), line.interval) if line else tex(NOTHING)]
+    return [
+        _stacked(tex(line.change) + (CLEAR if line.verdict.is_clear else ""), line.interval) if line else tex(NOTHING)
+    ]
 
 
 def _stacked(figure: str, interval: str) -> str:
