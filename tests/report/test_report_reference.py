@@ -112,7 +112,7 @@ def test_the_change_stands_in_every_table(run, tmp_path):
     assert f'{change}<span class="interval">{interval}</span><span class="verdict">better</span>' in html
     assert "Differences from the reference" in html
     latex = (folder / "table.tex").read_text()
-    assert "$-$0.100*\\\\[-2pt]\\scriptsize {[}$-$0.113, $-$0.087{]}" in latex
+    assert "$-$0.100\\rlap{*}\\\\[-2pt]\\scriptsize {[}$-$0.113, $-$0.087{]}" in latex
     assert "*: distinguishable from it".replace("*", "{*}") in latex
 
 

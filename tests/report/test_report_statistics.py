@@ -54,6 +54,8 @@ def test_the_interval_of_a_mean_is_students():
     assert spread.interval == pytest.approx((low, high), rel=1e-9)
     assert (spread.mean, spread.deviation) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert spread_of({3: 0.5}).interval is None
+    equal = spread_of(seeds(0.3, 0.1 + 0.2, 0.3))
+    assert (equal.interval, equal.deviation) == (None, pytest.approx(0))  # three equal figures prove no certainty
 
 
 def test_the_interval_of_a_fraction_is_cut_where_fractions_end():

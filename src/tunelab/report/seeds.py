@@ -17,7 +17,10 @@ _NO_SPREAD = 1e-12  # relative: what rounding leaves of equal numbers
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean over `count` seeds; standard deviation (n - 1) and 95 % t interval of the mean where there are two."""
+    """Mean over `count` seeds; standard deviation (n - 1) and 95 % t interval of the mean where there are two.
+
+    Equal values say nothing of the spread that others would have: they have no interval.
+    """
 
     mean: float
     count: int
@@ -75,6 +78,8 @@ def spread_of(values: Seeds, is_fraction: bool = False) -> Spread:
     if len(numbers) < 2:
         return Spread(mean, len(numbers))
     deviation = stdev(numbers)
+    if deviation <= _NO_SPREAD * max(map(abs, numbers)):
+        return Spread(mean, len(numbers), deviation)
     low, high = _around(mean, deviation / math.sqrt(len(numbers)), len(numbers) - 1)
     if is_fraction and min(numbers) >= 0 and max(numbers) <= 1:
         low, high = max(0.0, low), min(1.0, high)

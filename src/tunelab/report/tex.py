@@ -104,9 +104,10 @@ def _change(report: Report, row: Row, metric: Metric) -> list[str]:
     if not shows_change(report, metric):
         return []
     line = against_reference(report, row, metric)
-    return [
-        _stacked(tex(line.change) + (CLEAR if line.verdict.is_clear else ""), line.interval) if line else tex(NOTHING)
-    ]
+    if line is None:
+        return [tex(NOTHING)]
+    mark = f"\\rlap{{{CLEAR}}}" if line.verdict.is_clear else ""  # of no width, so that the figures stand in a column
+    return [_stacked(tex(line.change) + mark, line.interval)]
 
 
 def _stacked(figure: str, interval: str) -> str:
