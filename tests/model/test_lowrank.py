@@ -53,8 +53,12 @@ def assert_same(model: nn.Module, x: torch.Tensor, expected: tuple[torch.Tensor,
 
 
 @pytest.mark.parametrize("shape", [(7, 6), (2, 5, 6), (1, 1, 6)])
-def test_values_and_gradients_are_those_of_peft(shape, products):
-    model, x = network(), torch.randn(shape, dtype=torch.float64)
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+def test_values_and_gradients_are_those_of_peft(shape, use_dora, products):
+    model, x = network(use_dora=use_dora), torch.randn(shape, dtype=torch.float64)
+    for name, parameter in model.named_parameters():
+        if "magnitude" in name:
+            parameter.data *= torch.linspace(0.5, 2.0, len(parameter), dtype=torch.float64)
     expected = result(model, x)
     assert not products
     assert add_low_rank_in_place(model) == 2
@@ -71,8 +75,8 @@ def test_gradients_by_finite_differences():
 
 @pytest.mark.parametrize(
     "options",
-    [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}],
-    ids=lambda options: next(iter(options)),
+    [{"lora_dropout": 0.5}, {"use_dora": True, "lora_dropout": 0.5}, {"lora_bias": True}],
+    ids=["dropout", "dora_with_dropout", "bias"],
 )
 def test_other_kinds_of_lora_are_left_to_peft(options, products):
     model = network(**options)
@@ -93,8 +97,9 @@ def test_rank_stabilised_scaling_is_taken_from_the_layer(products):
     assert products
 
 
-def test_evaluation_disabling_merging_and_a_second_adapter_are_left_to_peft(products):
-    model, x = network(), torch.randn(7, 6, dtype=torch.float64)
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
+def test_evaluation_disabling_merging_and_a_second_adapter_are_left_to_peft(use_dora, products):
+    model, x = network(use_dora=use_dora), torch.randn(7, 6, dtype=torch.float64)
     plain = copy.deepcopy(model)
     add_low_rank_in_place(model)
     assert torch.equal(model.eval()(x), plain.eval()(x))
@@ -162,14 +167,16 @@ class _Checkpointed(nn.Module):
         return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
 
 
+@pytest.mark.parametrize("use_dora", [False, True], ids=["lora", "dora"])
 @pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
-def test_on_a_four_bit_base(model_folder: Path, products, half):
+def test_on_a_four_bit_base(model_folder: Path, products, half, use_dora):
     from tunelab.config import ModelConfig, Quantization
     from tunelab.model.adapter import attach_adapter, build_peft_config
     from tunelab.model.loading import load_base_model
 
     config = ModelConfig(path=str(model_folder), quantization=Quantization.nf4)
     adapter = {"_target_": "peft.LoraConfig", "r": 4, "target_modules": "all-linear", "init_lora_weights": False}
+    adapter["use_dora"] = use_dora
     ids = torch.tensor([[5, 9, 30, 77, 12]])
 
     def step(in_place: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -1,7 +1,8 @@
-"""LoRA's low-rank product without intermediate copies, for training: added in place to what the frozen layer gives.
+"""LoRA's and DoRA's low-rank product without intermediate copies, for training: added in place to the frozen output.
 
 PEFT computes `frozen(x) + B(A(x)) * scaling` as written: three tensors as wide as the layer's output, forward and again
-backward. Here it is one product each way. Whatever is not plain LoRA in training stays PEFT's own code.
+backward, and more of them for DoRA. Here it is one product each way. Everything else stays PEFT's own code, evaluation
+included: what is measured is bit for bit what plain PEFT computes.
 """
 
 from types import MethodType
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from peft.tuners.adalora.layer import AdaLoraLayer
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.lora.variants import DoraLinearVariant
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 from torch.autograd.function import once_differentiable
 
@@ -17,8 +20,8 @@ from torch.autograd.function import once_differentiable
 def add_low_rank_in_place(model: nn.Module) -> int:
     """Give the LoRA layers around linear ones the in-place product; return how many there are.
 
-    It serves training with one adapter without dropout, bias or variant (DoRA, …); every call decides anew, so that
-    disabling, merging, adding an adapter and evaluation are PEFT's own forward.
+    It serves training with one adapter without dropout, bias or variant other than DoRA; every call decides anew, so
+    that disabling, merging, adding an adapter and evaluation are PEFT's own forward.
     """
     adapted = [m for m in model.modules() if isinstance(m, LoraLayer) and isinstance(m.get_base_layer(), nn.Linear)]
     layers = [m for m in adapted if not isinstance(m, AdaLoraLayer)]  # a product of three
@@ -35,7 +38,8 @@ def _forward(layer: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Te
     if frozen._is_view():  # some of bitsandbytes' results are, and autograd changes no view of a custom function
         frozen = frozen.clone()
     first, second = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return _AddLowRank.apply(frozen, x, first, second, layer.scaling[name])
+    output = _AddLowRank.apply(frozen, x, first, second, layer.scaling[name])
+    return _with_magnitudes(layer, name, output) if name in layer.lora_variant else output
 
 
 def _plain_adapter(layer: Any) -> str | None:
@@ -45,11 +49,25 @@ def _plain_adapter(layer: Any) -> str | None:
     name: str = layer.active_adapters[0]
     plain = (
         name in layer.lora_A
-        and name not in layer.lora_variant
+        and (name not in layer.lora_variant or type(layer.lora_variant[name]) is DoraLinearVariant)
         and isinstance(layer.lora_dropout[name], nn.Identity)
         and layer.lora_B[name].bias is None
     )
     return name if plain else None
+
+
+def _with_magnitudes(layer: Any, name: str, output: torch.Tensor) -> torch.Tensor:
+    """DoRA (arXiv:2402.09353): each row of `W + scaling * B @ A` scaled to its magnitude; its norm is a constant."""
+    dora, bias = layer.lora_magnitude_vector[name], layer.base_layer.bias
+    with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
+        change = layer.lora_B[name].weight @ layer.lora_A[name].weight
+        weight = dequantize_module_weight(layer.base_layer).to(change.dtype)
+        norms = dora.get_weight_norm(weight, change, layer.scaling[name])
+    ratios = dora.weight / norms  # in float32: near 1 half types have but a few values
+    scaled = output * ratios
+    if bias is not None:
+        scaled = scaled + bias * (1 - ratios)
+    return scaled.to(output.dtype)
 
 
 class _AddLowRank(torch.autograd.Function):
