@@ -177,8 +177,11 @@ def test_what_differs_besides_the_sweep_is_said_first(tmp_path):
     for seed in (1, 2, 3):
         write_run(tmp_path / f"a{seed}", "lora", 1e-3, 8, seed, commit="aaaabbbbcccc" if seed == 3 else "ddddeeee")
         write_run(tmp_path / f"b{seed}", "vera", 1e-3, 8, seed, **{"data": "other"} if seed == 2 else {})
+    (tmp_path / "b2").rename(tmp_path / f"{'peft-vera_' * 5}1a2b3c4d")
     found = flags(tmp_path)
-    assert any(t.startswith("Not all runs have the same data: ") and t.endswith("Unlike most: b2.") for t in found)
+    assert any(
+        t.startswith("Not all runs have the same data: ") and t.endswith("Unlike most: …_1a2b3c4d.") for t in found
+    )
     assert any("same code: 3f7e8e6a (3 runs), ddddeeee (2 runs), aaaabbbb (1 run)" in text for text in found)
     assert any("budgets are not equal: trainable parameters 7,200 to 116,736, 16.2 times" in text for text in found)
 

@@ -136,6 +136,6 @@ def _change_note(seeds: int, tested: str) -> str:
     if seeds == 1:
         return "change: less the reference, not tested"
     return (
-        f"change: less the reference, mean difference [95 % interval]; {tested}: distinguishable from it where p, "
-        f"after Holm's adjustment over the rows, is below {LEVEL}"
+        f"change: less the reference, mean difference [95 % interval, not adjusted]; {tested}: distinguishable "
+        f"from it where p, after Holm's adjustment over the rows, is below {LEVEL}"
     )
