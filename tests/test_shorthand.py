@@ -24,6 +24,12 @@ def test_sets_by_name_and_by_file(typed: str, meant: list[str]):
     assert spelled_out("data=general") == ["data=general"]
 
 
+def test_a_row_by_keys_and_values_needs_no_quotes():
+    assert spelled_out("reference=peft=lora,optim.lr=1e-4") == ['reference="peft=lora,optim.lr=1e-4"']
+    for plain in ("reference=null", "reference=outputs/runs/a_1b", 'reference="a=1"', "reference='a=1'"):
+        assert spelled_out(plain) == [plain]
+
+
 @pytest.mark.parametrize("typed", ["[]", "", "[a,a]", "[a/x.jsonl,b/x.csv]", "{:x}", "{a:}"])
 def test_what_names_no_sets_is_refused(typed: str):
     with pytest.raises(ConfigError, match=r"^evaluation\.sets: expected different names of data choices or files"):

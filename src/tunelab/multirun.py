@@ -16,13 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tunelab.audit import refuse_unread_keys
 from tunelab.compose import explain_hydra_error, prepare_arguments, to_config
-from tunelab.config import OF_THE_SWEEP, RunConfig, SweepConfig, forget_reads, mark_read
+from tunelab.config import OF_THE_SWEEP, Design, RunConfig, SweepConfig, forget_reads, mark_read
 from tunelab.errors import ConfigError, TunelabError
 from tunelab.report.formatting import plural
 from tunelab.sweeping.budgets import match_jobs, read_matching, record_matching
 from tunelab.sweeping.designs import describe, lay_out
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
-from tunelab.sweeping.jobs import Job, content_hash, key_of, make_jobs, require_sweepable, sweep_name
+from tunelab.sweeping.jobs import Job, base_jobs, content_hash, key_of, make_jobs, require_sweepable, sweep_name
 from tunelab.sweeping.running import run_jobs
 
 Composed = dict[tuple[str, ...], DictConfig]  # choices of groups → configuration
@@ -100,6 +100,8 @@ def run_sweep(
     folder = SweepFolder(Path(configs[0].output_dir) / "sweeps" / name)
     earlier = read_matching(folder) if solved else {}
     folder.record(jobs, axes, typed)
+    if settings.design is Design.one_at_a_time:
+        folder.note("base", base_jobs(jobs))  # which a report compares the others with
     if num_equal:
         are = "is the same as another" if num_equal == 1 else "are the same as others"
         print(f"{num_equal} of {plural(len(configs), 'job')} {are} of them: run once")

@@ -1,4 +1,6 @@
-"""What may be typed shorter than Hydra has it: `evaluation.sets=[general,mine.jsonl]`, extra sets by name or file."""
+"""What may be typed shorter than Hydra has it: `evaluation.sets=[general,mine.jsonl]`, extra sets by name or file;
+`reference=peft=lora,optim.lr=1e-4`, a row of a table by keys and values.
+"""
 
 import csv
 import re
@@ -7,6 +9,7 @@ from pathlib import PurePath
 from tunelab.errors import ConfigError
 
 SETS = "evaluation.sets"
+REFERENCE = "reference"
 
 
 def spelled_out(override: str) -> list[str]:
@@ -19,6 +22,8 @@ def spelled_out(override: str) -> list[str]:
         ConfigError: no sets are named, or two by one name.
     """
     key, _, value = override.partition("=")
+    if key == REFERENCE and value[:1] not in ("'", '"') and re.search(r"[^\w./:+-]", value):
+        return [f"{key}={_quoted(value)}"]
     if key.lstrip("+") != SETS:
         return [override]
     value = value.strip()
@@ -62,5 +67,9 @@ def _name(item: str) -> str:
 def _one(name: str, item: str) -> list[str]:
     if not _is_file(item):
         return [f"+data@{SETS}.{name}={item}"]
-    path = item.replace("\\", "\\\\").replace('"', '\\"')
-    return [f"+data@{SETS}.{name}=file", f'{SETS}.{name}.data.path="{path}"']
+    return [f"+data@{SETS}.{name}=file", f"{SETS}.{name}.data.path={_quoted(item)}"]
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

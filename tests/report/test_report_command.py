@@ -62,7 +62,7 @@ def test_a_sweep_becomes_a_folder_of_files(run, sweep):
     folder = sweep / "report"
     figures = {"comparison", "curves", "effects", "importance", "interaction", "parallel", "trade_offs"}
     assert {path.name for path in folder.iterdir()} == {
-        "report.html", "report.md", "report.json", "table.tex", "results.csv", "figures",
+        "report.html", "report.md", "report.json", "table.tex", "table.csv", "results.csv", "figures",
     }  # fmt: skip
     assert {path.name for path in (folder / "figures").iterdir()} == {
         f"{name}.{kind}" for name in figures for kind in ("png", "pdf")
@@ -177,8 +177,11 @@ def test_what_differs_besides_the_sweep_is_said_first(tmp_path):
     for seed in (1, 2, 3):
         write_run(tmp_path / f"a{seed}", "lora", 1e-3, 8, seed, commit="aaaabbbbcccc" if seed == 3 else "ddddeeee")
         write_run(tmp_path / f"b{seed}", "vera", 1e-3, 8, seed, **{"data": "other"} if seed == 2 else {})
+    (tmp_path / "b2").rename(tmp_path / f"{'peft-vera_' * 5}1a2b3c4d")
     found = flags(tmp_path)
-    assert any(t.startswith("Not all runs have the same data: ") and t.endswith("Unlike most: b2.") for t in found)
+    assert any(
+        t.startswith("Not all runs have the same data: ") and t.endswith("Unlike most: …_1a2b3c4d.") for t in found
+    )
     assert any("same code: 3f7e8e6a (3 runs), ddddeeee (2 runs), aaaabbbb (1 run)" in text for text in found)
     assert any("budgets are not equal: trainable parameters 7,200 to 116,736, 16.2 times" in text for text in found)
 
@@ -283,6 +286,20 @@ def test_nothing_in_a_configuration_acts(run, tmp_path):
     assert rows[0]["config.data.template"].startswith("[a] </script>")
     assert "\\$\\textbackslash{}frac\\{1\\}\\{0\\}\\$" in (folder / "table.tex").read_text()
     _compile(folder / "table.tex")
+
+
+def test_paths_below_the_working_folder_are_relative(run, tmp_path):
+    for name in ("a", "b"):
+        keys = {"data.path": f"{tmp_path}/data/{name}.jsonl", "model.path": f"{tmp_path}/base"}
+        provenance = {"base_model": {"path": keys["model.path"], "revision": name}}
+        write_small(tmp_path / "runs" / name, 1, {"test/loss": 1.0}, config=keys, typed=keys, provenance=provenance)
+    (tmp_path / "empty").mkdir()
+    done = run("runs", f"{tmp_path}/empty", f"to={tmp_path}/said", "figures=false")
+    assert done.returncode == 0, done.stderr
+    assert "report       said/report.html\n" in done.stdout
+    pages = [(tmp_path / "said" / name).read_text() for name in ("report.html", "report.md", "table.tex")]
+    assert not any(str(tmp_path) in text for text in [done.stdout, *pages])
+    assert "data/a.jsonl" in pages[0]
 
 
 def test_text_for_latex():

@@ -49,6 +49,31 @@ def test_numbers_are_in_order_and_their_spelling_does_not_count(tmp_path):
     assert [len(group.runs) for group in groups] == [1, 2]
 
 
+def test_one_value_spelled_in_two_ways_is_one_row(tmp_path):
+    spelled = [("16", "0", "[1, 2.0]"), ("16.0", "0.0", "[1.0, 2]"), ("1.6e+1", "0e0", "[1e0, 2e0]")]
+    for number, (alpha, dropout, sizes) in enumerate(spelled):
+        folder = write_small(tmp_path / f"run{number}", seed=number)
+        (folder / "config.yaml").write_text(f"seed: {number}\npeft:\n  a: {alpha}\n  d: {dropout}\n  s: {sizes}\n")
+        (folder / "overrides.yaml").write_text(f"- peft.a={alpha}\n- ++peft.d={dropout}\n")
+    other = write_small(tmp_path / "other")
+    (other / "config.yaml").write_text("seed: 0\npeft: {a: 16, d: true, s: [1, 2]}\n")
+    (other / "overrides.yaml").write_text("- peft.d=true\n")
+    folders, _ = find_runs([str(tmp_path)])
+    factors, groups = group_runs([read_run(folder) for folder in folders])
+    assert [(factor.name, factor.levels) for factor in factors] == [("peft.d", (True, 0))]
+    assert [len(group.runs) for group in groups] == [1, 3]
+
+
+def test_a_choice_is_the_same_typed_or_not(tmp_path):
+    default = {"config": {**lora()["config"], "optim.lr": 1e-4}, "typed": {"optim.lr": "1e-4"}}
+    quoted = {"config": {**lora(**{"peft.r": 16})["config"], "optim.lr": 1e-5}}
+    quoted["typed"] = {"peft": "lora", "peft.r": 16, "optim.lr": "1e-5"}
+    typed = {"config": {**lora()["config"], "optim.lr": 1e-3}, "typed": {"peft": "lora", "optim.lr": 1e-3}}
+    factors, groups = grouped(tmp_path, default, typed, quoted)
+    assert [factor.name for factor in factors] == ["optim.lr", "peft.r"]
+    assert len(groups) == 3
+
+
 def test_what_was_not_typed_becomes_a_factor_only_where_needed(tmp_path):
     other = {"config": {"optim.lr": 1.0, "data.path": "b"}, "typed": {"optim.lr": "1.0"}}
     same = {"config": {"optim.lr": 1.0, "data.path": "c"}, "typed": {"optim.lr": "1.0"}}

@@ -54,6 +54,8 @@ def test_the_interval_of_a_mean_is_students():
     assert spread.interval == pytest.approx((low, high), rel=1e-9)
     assert (spread.mean, spread.deviation) == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert spread_of({3: 0.5}).interval is None
+    equal = spread_of(seeds(0.3, 0.1 + 0.2, 0.3))
+    assert (equal.interval, equal.deviation) == (None, pytest.approx(0))  # three equal figures prove no certainty
 
 
 def test_the_interval_of_a_fraction_is_cut_where_fractions_end():
@@ -119,11 +121,11 @@ def test_the_best_is_clear_only_where_it_differs_from_every_other():
 def test_the_differences_are_adjusted_over_the_rows():
     rows = {1: seeds(0.9, 0.91, 0.92), 2: seeds(0.85, 0.87, 0.86), 3: seeds(0.8, 0.84, 0.85)}
     (standing,) = standings([rows], [1])
-    raw = [standing.differences[row].p_value for row in (2, 3)]
+    raw = [standing.others.differences[row].p_value for row in (2, 3)]
     small, large = sorted(raw)
-    expected = dict(zip(sorted((2, 3), key=lambda row: standing.differences[row].p_value),
+    expected = dict(zip(sorted((2, 3), key=lambda row: standing.others.differences[row].p_value),
                         (min(1, 2 * small), max(2 * small, large)), strict=True))  # fmt: skip
-    assert standing.p_values_holm == pytest.approx(expected)
+    assert standing.others.p_values_holm == pytest.approx(expected)
 
 
 def test_equal_configurations_are_seldom_called_different():

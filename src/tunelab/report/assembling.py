@@ -7,17 +7,29 @@ from statistics import fmean
 
 from tunelab.config import ReportConfig
 from tunelab.errors import DataError
-from tunelab.report.budget import Budget, budget_of, matched_budgets, matched_field, mean_budget, unequal_budgets
+from tunelab.report import flags
+from tunelab.report.budget import (
+    Budget,
+    budget_note,
+    budget_of,
+    matched_budgets,
+    matched_field,
+    mean_budget,
+    unequal_budgets,
+)
 from tunelab.report.curves import Figures, read_figures
-from tunelab.report.examples import OverExamples, compare_examples, nearest, read_scores, score_name
-from tunelab.report.formatting import joined, level_text, plural
+from tunelab.report.examples import OverExamples, compare_examples, read_scores, score_name
+from tunelab.report.formatting import level_text, plural, shown_path
 from tunelab.report.grouping import MAX_LEVELS, Factor, Group, coarsened, group_runs
 from tunelab.report.metrics import Metric, choose_metrics, directions, metric_of, values_of
 from tunelab.report.mixing import Flag, measured_on, mixed, over_other_tokens, unfinished
 from tunelab.report.noise import Floor, floors_of_runs, read_floors
 from tunelab.report.reading import Interval, Run, find_runs, num_not_begun, read_run
-from tunelab.report.seeds import Seeds, Spread, Standing, spread_of, standings
+from tunelab.report.reference import find_reference, name_changes
+from tunelab.report.seeds import Column, Comparison, Seeds, Spread, Standing, compare, spread_of, standings
 from tunelab.report.variance import Analysis, analyse
+
+_MOST_NEAREST, _MOST_WITH_REFERENCE = 6, 24  # rows compared over examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,9 @@ class Report:
     factors: tuple[Factor, ...]
     rows: tuple[Row, ...]
     standings: Mapping[str, Standing]
-    over_examples: Mapping[int, OverExamples]  # row number → against the best of `example_metric`
+    reference: int | None  # the number of the row that the others are compared with; without one it is the best
+    comparisons: Mapping[str, Comparison]
+    over_examples: Mapping[int, OverExamples]  # row number → against the reference, or the best, of `example_metric`
     example_metric: Metric | None
     floors: Mapping[str, Floor]
     analysis: Analysis | None
@@ -73,6 +87,11 @@ class Report:
         """The most seeds that a configuration has."""
         return max(spread.count for row in self.rows for spread in row.spreads.values())
 
+    @property
+    def changes_one_thing(self) -> bool:
+        """Whether each row changes one thing of the reference."""
+        return self.rows[0].group.changed is not None
+
     def row(self, number: int) -> Row:
         """The row of this number."""
         return next(row for row in self.rows if row.number == number)
@@ -82,7 +101,8 @@ def assemble(config: ReportConfig) -> Report:
     """Read the runs that `config` names and work everything out.
 
     Raises:
-        TunelabError: there are no runs, none has finished, they share no metric, or a study of noise is damaged.
+        TunelabError: there are no runs, none has finished, they share no metric, the reference is none of the rows, or
+            a study of noise is damaged.
     """
     folders, empty = find_runs(config.runs)
     runs = [read_run(folder) for folder in folders]
@@ -94,23 +114,30 @@ def assemble(config: ReportConfig) -> Report:
     main = [run for run in measured if metrics[0].name in values_of(run)]
     main.sort(key=lambda run: str(run.provenance.get("started", "")))  # levels in the order in which they were run
     factors, groups = group_runs(main)
-    rows = [_row(group, metrics) for group in groups]
+    chosen = find_reference(config.reference, factors, groups)
+    reference = chosen.number if chosen else None
+    rows = [_row(group, metrics) for group in (name_changes(groups, factors, chosen) if chosen else groups)]
     comparable = len({measured_on(run) for run in main}) == 1
     apart = over_other_tokens(main, [metric.name for metric in metrics])
-    found = _standings(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
-    example_metric, over_examples = _examples(rows, metrics, found)
+    columns = _columns(rows, [each for each in metrics if each.name not in apart]) if comparable else {}
+    found = _standings(columns)
+    comparisons = _comparisons(columns, found, reference)
+    example_metric, over_examples = _examples(rows, metrics, comparisons, reference)
     floors = {**floors_of_runs(groups, metrics), **read_floors(config.noise, config.runs)}
     unequal = unequal_budgets([row.budget for row in rows], matched_field(main))
     matched = matched_budgets(main)
-    flags = [
+    said = [
         *unfinished(runs),
-        *_not_begun(sum(map(num_not_begun, config.runs))),
-        *_left_over(len(finished) - len(main), metrics[0]),
+        *flags.not_begun(sum(map(num_not_begun, config.runs))),
+        *flags.left_over(len(finished) - len(main), metrics[0]),
         *mixed(groups, factors),
-        *_incomparable(comparable, rows),
-        *_apart(apart),
-        *(Flag(text, False) for text in [*directions(metrics), *_budgets(unequal, matched), *_seeds(rows)]),
-        *([Flag(f"Passed over, for there is no run in it: {joined(empty)}.", False)] if empty else []),
+        *flags.incomparable(comparable, groups),
+        *flags.without_base(config.reference, runs, groups),
+        *flags.apart(apart),
+        *(Flag(text, False) for text in directions(metrics)),
+        *flags.budgets(unequal, matched),
+        *flags.seeds(groups),
+        *flags.passed_over(empty),
     ]
     return Report(
         title=_title(config.runs, len(runs)),
@@ -119,12 +146,14 @@ def assemble(config: ReportConfig) -> Report:
         factors=tuple(factors),
         rows=tuple(rows),
         standings=found,
+        reference=reference,
+        comparisons=comparisons,
         over_examples=over_examples,
         example_metric=example_metric,
         floors=floors,
         analysis=_analysis(rows, factors, metrics[0]),
-        flags=tuple(flags),
-        budget_note=_budget_note(unequal, matched),
+        flags=tuple(said),
+        budget_note=budget_note(unequal, matched),
     )
 
 
@@ -151,40 +180,52 @@ def _row(group: Group, metrics: Sequence[Metric]) -> Row:
     )
 
 
-def _standings(rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[str, Standing]:
+def _columns(rows: Sequence[Row], metrics: Sequence[Metric]) -> dict[Metric, Column]:
     """Of each metric that has a better and a worse, where there are two rows to compare and a difference."""
     columns = {
         metric: {row.number: row.seeds[metric.name] for row in rows if metric.name in row.seeds}
         for metric in metrics
         if metric.better is not None
     }
-    columns = {metric: column for metric, column in columns.items() if len(column) > 1 and _differs(column)}
+    return {metric: column for metric, column in columns.items() if len(column) > 1 and _differs(column)}
+
+
+def _standings(columns: Mapping[Metric, Column]) -> dict[str, Standing]:
     found = standings(list(columns.values()), [metric.sign() for metric in columns])
     return {metric.name: each for metric, each in zip(columns, found, strict=True)}
 
 
-def _differs(column: Mapping[int, Seeds]) -> bool:
+def _comparisons(
+    columns: Mapping[Metric, Column], found: Mapping[str, Standing], reference: int | None
+) -> dict[str, Comparison]:
+    """With the reference where there is one, and else with the best row of each metric."""
+    if reference is None:
+        return {name: standing.others for name, standing in found.items()}
+    return {metric.name: compare(column, reference) for metric, column in columns.items() if reference in column}
+
+
+def _differs(column: Column) -> bool:
     return len({value for seeds in column.values() for value in seeds.values()}) > 1
 
 
 def _examples(
-    rows: Sequence[Row], metrics: Sequence[Metric], found: Mapping[str, Standing]
+    rows: Sequence[Row], metrics: Sequence[Metric], comparisons: Mapping[str, Comparison], reference: int | None
 ) -> tuple[Metric | None, dict[int, OverExamples]]:
-    """The first metric that predictions.jsonl has for each example, and the best row against the next ones by it."""
+    """The first metric that predictions.jsonl has for each example, and the rows compared by it.
+
+    Reading predictions takes time: with the best the next rows only, with a reference more of them.
+    """
+    most = _MOST_NEAREST if reference is None else _MOST_WITH_REFERENCE
     by_number = {row.number: row for row in rows}
     for metric in metrics:
-        name, standing = score_name(metric), found.get(metric.name)
-        if name is None or standing is None:
+        name, comparison = score_name(metric), comparisons.get(metric.name)
+        if name is None or comparison is None:
             continue
-        first = read_scores(by_number[standing.best].group, name)
+        first = read_scores(by_number[comparison.to].group, name)
         if not first:
             continue
-        sign = metric.sign()
-        order = sorted(standing.differences, key=lambda row: -sign * standing.differences[row].change)
-        compared = {
-            row: compare_examples(first, read_scores(by_number[row].group, name))
-            for row in nearest(order, standing.best)
-        }
+        order = sorted(comparison.differences, key=lambda row: abs(comparison.differences[row].change))
+        compared = {row: compare_examples(first, read_scores(by_number[row].group, name)) for row in order[:most]}
         return metric, {row: each for row, each in compared.items() if each is not None}
     return None, {}
 
@@ -204,65 +245,13 @@ def _nothing(runs: Sequence[Run], finished: Sequence[Run]) -> str:
     if finished:
         return (
             "runs: expected runs with results, found none measured in summary.json; measure them: "
-            f"python evaluate.py run={finished[0].folder}."
+            f"python evaluate.py run={shown_path(finished[0].folder)}."
         )
     first = runs[0]
     why = f"{first.status}: {first.reason}" if first.reason else first.status
     return (
         f"runs: expected finished runs, found none of {len(runs)} ({first.folder.name}: {why.rstrip('.')}); wait for "
         "their end, or go on with them: python train.py resume=<run folder>."
-    )
-
-
-def _not_begun(count: int) -> list[Flag]:
-    return [Flag(f"{plural(count, 'job')} of the sweep not begun: run its command again.")] if count else []
-
-
-def _left_over(count: int, metric: Metric) -> list[Flag]:
-    return [Flag(f"Left out of all figures: {plural(count, 'finished run')} without {metric.name}.")] if count else []
-
-
-def _incomparable(comparable: bool, rows: Sequence[Row]) -> list[Flag]:
-    if comparable or len(rows) < 2:
-        return []
-    return [Flag("The figures are over different test examples, so none is compared with another and none is best.")]
-
-
-def _apart(found: Mapping[str, tuple[int, int]]) -> list[Flag]:
-    return [
-        Flag(
-            f"{name} is over other tokens in some runs ({low:,} to {high:,} are supervised), so it is not compared; "
-            "metrics=[<others>] chooses what is."
-        )
-        for name, (low, high) in found.items()
-    ]
-
-
-def _budgets(unequal: Sequence[str], matched: str | None) -> list[str]:
-    said = [f"The budgets are not equal: {'; '.join(unequal)}."] if unequal else []
-    return [*said, *([f"The budgets were {matched}."] if matched else [])]
-
-
-def _budget_note(unequal: Sequence[str], matched: str | None) -> str | None:
-    """For under the table."""
-    said = [f"budgets are not equal: {'; '.join(unequal)}"] if unequal else []
-    return "; ".join([*([matched] if matched else []), *said]) or None
-
-
-def _seeds(rows: Sequence[Row]) -> list[str]:
-    seeds = [len({run.seed for run in row.group.runs}) for row in rows]
-    if max(seeds) == 1:
-        return [
-            "One seed: no statistics over seeds. Intervals are over that run's test examples and do not say what "
-            "another seed would give. Run several: seed=1,2,3."
-        ]
-    single = sum(count == 1 for count in seeds)
-    sets = {frozenset(run.seed for run in row.group.runs) for row in rows}
-    if single:
-        return [f"One seed in {single} of {plural(len(rows), 'configuration')}: nothing can be tested against them."]
-    few = ["Two seeds: a test over them rests on two numbers, and a third may turn it. Run more: seed=1,2,3,4,5."]
-    return (few if min(seeds) == 2 else []) + (
-        ["The configurations do not have the same seeds."] if len(sets) > 1 else []
     )
 
 

@@ -87,6 +87,12 @@ def matched_budgets(runs: Sequence[Run]) -> str | None:
     return f"matched on {str(names.pop()).replace('_', ' ')}{within}{others}"
 
 
+def budget_note(unequal: Sequence[str], matched: str | None) -> str | None:
+    """For under the table: how far budgets were matched, and what is unequal all the same."""
+    said = [f"budgets are not equal: {'; '.join(unequal)}"] if unequal else []
+    return "; ".join([*([matched] if matched else []), *said]) or None
+
+
 def _mean_length(folder: Path) -> float | None:
     """Tokens of a training example, from data_report.json."""
     try:

@@ -12,12 +12,14 @@ from tunelab.errors import ConfigError
 from tunelab.escaping import printable
 from tunelab.folders import complete_folder
 from tunelab.report.assembling import Report, assemble
+from tunelab.report.differences import summary
 from tunelab.report.drawing import Drawn
 from tunelab.report.figures import draw_all
+from tunelab.report.formatting import shown_path
 from tunelab.report.markdown import report_markdown
 from tunelab.report.pages import report_page
-from tunelab.report.records import report_json, results_csv
-from tunelab.report.table import cells, claim
+from tunelab.report.records import report_json, results_csv, table_csv
+from tunelab.report.table import cells, claim, recipe
 from tunelab.report.tex import table_tex
 
 FOLDER, PAGE, RECORD = "report", "report.html", "report.json"
@@ -46,7 +48,11 @@ def report(config: ReportConfig, overrides: Sequence[str]) -> None:
     deviation = f" ± {cell.deviation}" if cell.deviation else ""
     said = f" ({claim(found)})" if claim(found) else ""
     print(printable(f"best         {best.group.label}: {found.main.label} {cell.mean}{deviation}{said}"))
-    print(f"report       {folder / PAGE}\ntable        {folder / 'table.tex'}")
+    if summary(found):
+        print(printable(f"reference    {recipe(found)}"))
+        print(f"compared     {summary(found)}")
+    print(printable(f"report       {shown_path(folder / PAGE)}"))
+    print(printable(f"table        {shown_path(folder / 'table.tex')}"))
 
 
 def _write(found: Report, folder: Path, staging: Path, figures: dict[str, Drawn]) -> None:
@@ -56,6 +62,7 @@ def _write(found: Report, folder: Path, staging: Path, figures: dict[str, Drawn]
     atomic.write_text(staging / "report.md", report_markdown(found, folder, figures.values()))
     atomic.write_text(staging / "table.tex", table_tex(found))
     atomic.write_text(staging / "results.csv", results_csv(found, folder))
+    atomic.write_text(staging / "table.csv", table_csv(found))
     atomic.write_json(staging / RECORD, report_json(found, folder))
 
 

@@ -5,7 +5,7 @@ on these examples; a test over examples whether other examples would, for these 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,8 +75,3 @@ def _scores(run: Run, name: str) -> dict[_Key, float]:
         if record.get("model") == "tuned" and value is not None:
             found[(*place, seen[place])] = float(value)
     return found
-
-
-def nearest(order: Sequence[int], best: int, most: int = 6) -> list[int]:
-    """The rows to compare with the best: reading predictions takes time, so the next ones only."""
-    return [row for row in order if row != best][:most]

@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tunelab.report.assembling import Report, Row
-from tunelab.report.drawing import MARKERS, PAPER, SERIES, SOFT, WIDTH, label, panels
+from tunelab.report.drawing import INK, MARKERS, PAPER, SERIES, SOFT, WIDTH, label, panels
 from tunelab.report.formatting import level_text
 from tunelab.report.grouping import Factor
+from tunelab.report.looks import looks
 from tunelab.report.variance import Effect
 
 MAX_FACTORS = 6
@@ -39,10 +40,10 @@ def _draw_effect(axes: Axes, found: Sequence[Effect], report: Report) -> None:
     ordered = sorted(found, key=lambda effect: order.index(effect.level))
     places = range(len(ordered))
     if next(factor for factor in report.factors if factor.name == found[0].factor).is_number:
-        axes.plot(places, [each.mean * scale for each in ordered], color=SERIES[0], alpha=0.35, linewidth=1)
+        axes.plot(places, [each.mean * scale for each in ordered], color=INK, alpha=0.35, linewidth=1)
     for place, each in enumerate(ordered):
-        axes.plot([place, place], [bound * scale for bound in each.interval], color=SERIES[0], linewidth=1.6)
-        axes.plot([place], [each.mean * scale], "o", color=SERIES[0], markersize=6, markeredgewidth=0)
+        axes.plot([place, place], [bound * scale for bound in each.interval], color=INK, linewidth=1.6)
+        axes.plot([place], [each.mean * scale], "o", color=INK, markersize=6, markeredgewidth=0)
     _ticks(axes, [str(each.level) for each in ordered])
 
 
@@ -105,12 +106,13 @@ def parallel(report: Report) -> tuple[Figure, str, str] | None:
     figure = Figure(figsize=(WIDTH, 3.2))
     axes = figure.subplots()
     columns = [*factors, *report.metrics[:2]]
-    lines = _lines(report, factors)
+    lines, look = _lines(report, factors), looks(report)
+    own = [look[row.number] for row in report.rows for _ in row.seeds[report.main.name]]
     quality = [report.main.sign() * line[len(factors)] for line in lines]
     bound = sorted(quality, reverse=True)[max(0, round(_BEST * len(quality)) - 1)]
-    for line, value in sorted(zip(_scaled(lines), quality, strict=True), key=lambda pair: pair[1]):
+    for line, value, each in sorted(zip(_scaled(lines), quality, own, strict=True), key=lambda entry: entry[1]):
         best = value >= bound
-        axes.plot(line, color=SERIES[1] if best else SOFT, alpha=0.95 if best else 0.25, linewidth=1.5 if best else 0.8)
+        axes.plot(line, color=each.colour, alpha=0.95 if best else 0.35, linewidth=1.8 if best else 0.8)
     _draw_scales(axes, factors, lines)
     axes.set_xticks(range(len(columns)), [label(_name(each)) for each in columns])
     share = f"the best {_BEST:.0%} by {report.main.label}"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 NOTHING = "–"
@@ -65,7 +66,17 @@ def level_text(value: Any) -> str:
             mantissa, _, exponent = f"{value:.3e}".partition("e")
             mantissa = mantissa.rstrip("0").rstrip(".")
         return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        return value.replace('"', "")  # a list as it is typed
+    if isinstance(value, str) and value.startswith("/"):
+        return shown_path(value)
     return str(value)
+
+
+def shown_path(path: Path | str) -> str:
+    """Relative to the working folder where it lies below it."""
+    here, place = Path.cwd(), Path(path)
+    return str(place.relative_to(here)) if place.is_relative_to(here) and place != here else str(path)
 
 
 def plural(count: int, noun: str) -> str:

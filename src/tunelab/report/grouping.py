@@ -37,20 +37,28 @@ class Factor:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Runs of one configuration that differ by their seed alone. `levels`: factor name → value."""
+    """Runs of one configuration that differ by their seed alone. `levels`: factor name → value.
+
+    `changed`: what it changes of the reference, where each row changes one thing.
+    """
 
     number: int  # from 1, in the order in which they were found
     runs: tuple[Run, ...]
     levels: Mapping[str, Any]
+    changed: str | None = None
 
     @property
     def label(self) -> str:
-        """The values of all factors, for a legend."""
+        """What it changes, or the values of all factors, for a legend."""
+        if self.changed is not None:
+            return self.changed
         return " · ".join(level_text(value) for value in self.levels.values()) or "all runs"
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Factor], list[Group]]:
-    """The factors, and the groups in their order (first factor slowest)."""
+    """The factors, and the groups in their order: first factor slowest; the base of a sweep, where there is one, first,
+    then what changes its first factor.
+    """
     cells: dict[str, list[Run]] = {}
     for run in runs:
         cells.setdefault(json.dumps(settings(run), sort_keys=True, default=str), []).append(run)
@@ -58,12 +66,22 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Factor], list[Group]]:
     factors = _factors(together)
     levels = [{name: values[index] for name, (values, _) in factors.items()} for index in range(len(together))]
     found = [Factor(name, _ordered(values), keys) for name, (values, keys) in factors.items()]
-    order = sorted(range(len(together)), key=lambda at: [each.levels.index(levels[at][each.name]) for each in found])
+    based = [at for at, cell in enumerate(together) if any(run.is_base for run in cell)]
+    ranks = [[each.levels.index(levels[at][each.name]) for each in found] for at in range(len(together))]
+    order = _order(ranks, based[0] if len(based) == 1 else None)
     groups = [
         Group(number, tuple(sorted(together[at], key=lambda run: (run.seed, str(run.folder)))), levels[at])
         for number, at in enumerate(order, start=1)
     ]
     return found, groups
+
+
+def _order(ranks: Sequence[list[int]], base: int | None) -> list[int]:
+    """Of rows with the ranks of their levels."""
+    if base is None:
+        return sorted(range(len(ranks)), key=lambda at: ranks[at])
+    unchanged = [[rank == own for rank, own in zip(row, ranks[base], strict=True)] for row in ranks]
+    return sorted(range(len(ranks)), key=lambda at: (at != base, unchanged[at], ranks[at]))
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -117,9 +135,18 @@ def _typed(cells: Sequence[Sequence[Run]], columns: Mapping[str, list[Any]]) -> 
     for name in names:
         if name in columns:
             typed[name] = columns[name]
-        elif not any(name in run.config for cell in cells for run in cell):  # a group's choice
-            typed[name] = [next((r.typed[name] for r in cell if name in r.typed), UNTYPED) for cell in cells]
+        elif not any(name in run.config for cell in cells for run in cell):
+            typed[name] = _choices(cells, name, names)
     return typed
+
+
+def _choices(cells: Sequence[Sequence[Run]], group: str, typed: Iterable[str]) -> list[str]:
+    """What was chosen of a group, also where it was not typed, and what it sets is that of one of the choices."""
+    keys = {key for cell in cells for key in settings(cell[0]) if key.startswith(f"{group}.")} - {*typed}
+    own = [json.dumps([cell[0].config.get(key) for key in sorted(keys)], default=str) for cell in cells]
+    chosen = [next((run.typed[group] for run in cell if group in run.typed), None) for cell in cells]
+    known = {what: name for what, name in zip(own, chosen, strict=True) if name is not None} if keys else {}
+    return [known.get(what, UNTYPED) if name is None else name for what, name in zip(own, chosen, strict=True)]
 
 
 def _merged(typed: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
@@ -159,6 +186,11 @@ def _ordered(values: Sequence[Any]) -> tuple[Any, ...]:
 
 def _counts(key: str) -> bool:
     return key not in _NO_PART and key.partition(".")[0] not in _NO_SECTION
+
+
+def is_alike(first: Any, second: Any) -> bool:
+    """Whether they are one value: 1 and 1.0 are, 1 and True are not, nor are 1 and "1"."""
+    return _hashed(first) == _hashed(second)
 
 
 def _hashed(value: Any) -> Hashable:

@@ -5,17 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tunelab.escaping import printable
-from tunelab.report.assembling import Report
+from tunelab.report.assembling import Report, Row
+from tunelab.report.differences import DifferenceLine, against_reference, differences, shows_change
 from tunelab.report.drawing import Drawn
-from tunelab.report.formatting import count_text, p_text, seconds_text
-from tunelab.report.table import (
-    Cell,
-    cells,
-    differences,
-    factor_texts,
-    reading_notes,
-    relative,
-)
+from tunelab.report.formatting import NOTHING, count_text, p_text, seconds_text
+from tunelab.report.metrics import Metric
+from tunelab.report.table import Cell, cells, factor_heads, factor_texts, reading_notes, relative
 
 
 def report_markdown(report: Report, folder: Path, figures: Iterable[Drawn]) -> str:
@@ -45,16 +40,8 @@ def _flags(report: Report) -> str:
 
 
 def _results(report: Report, folder: Path) -> str:
-    factors = [factor.name for factor in report.factors]
-    heads = [
-        "#",
-        *factors,
-        *(f"{each.label} {each.arrow}" for each in report.metrics),
-        "n",
-        "trainable",
-        "time",
-        "runs",
-    ]
+    metrics = [head for each in report.metrics for head in _metric_heads(report, each)]
+    heads = ["#", *factor_heads(report), *metrics, "n", "trainable", "time", "runs"]
     rows: list[list[str]] = []
     for row in report.rows:
         found = cells(report, row)
@@ -62,8 +49,25 @@ def _results(report: Report, folder: Path) -> str:
         budget = [count_text(row.budget.trainable_parameters), seconds_text(row.budget.train_seconds)]
         count = str(max(each.count for each in found))
         texts = [md(text) for text in factor_texts(report, row)]
-        rows.append([str(row.number), *texts, *map(_cell, found), count, *budget, " ".join(links)])
+        figures = [
+            text
+            for metric, cell in zip(report.metrics, found, strict=True)
+            for text in (_cell(cell), *_change(report, row, metric))
+        ]
+        rows.append([str(row.number), *texts, *figures, count, *budget, " ".join(links)])
     return _table([md(head) for head in heads], rows)
+
+
+def _metric_heads(report: Report, metric: Metric) -> list[str]:
+    head = f"{metric.label} {metric.arrow}"
+    return [head, "change", "verdict"] if shows_change(report, metric) else [head]
+
+
+def _change(report: Report, row: Row, metric: Metric) -> list[str]:
+    if not shows_change(report, metric):
+        return []
+    line = against_reference(report, row, metric)
+    return [f"{line.change} {line.interval}".strip(), line.verdict] if line else [NOTHING, ""]
 
 
 def _cell(cell: Cell) -> str:
@@ -73,28 +77,23 @@ def _cell(cell: Cell) -> str:
 
 def _differences(report: Report) -> list[str]:
     parts: list[str] = []
+    what = "best" if report.reference is None else "reference"
     for metric in report.metrics:
         lines = differences(report, metric)
         if lines:
-            best = report.standings[metric.name].best
-            heads = [
-                f"against {best}",
-                "change",
-                "95 %",
-                "test over seeds",
-                "p",
-                "p (Holm)",
-                "verdict",
-                "over examples",
-                "p",
-            ]
-            rows = [
-                [str(each.row.number), each.change, each.interval, each.test, each.p, each.p_holm,
-                 f"{each.verdict}{f'; {each.noise}' if each.noise else ''}", each.examples, each.examples_p]
-                for each in lines
-            ]  # fmt: skip
-            parts += [f"### Against the best {md(metric.label)}", _table(heads, rows)]
+            with_examples = any(each.examples for each in lines)
+            to = report.comparisons[metric.name].to
+            heads = [f"against {to}", "change", "95 %", "test over seeds", "p", "p (Holm)", "verdict"]
+            heads += ["over examples", "p"] if with_examples else []
+            rows = [_difference(each, with_examples) for each in lines]
+            parts += [f"### Against the {what}: {md(metric.label)}", _table(heads, rows)]
     return parts
+
+
+def _difference(line: DifferenceLine, with_examples: bool) -> list[str]:
+    verdict = f"{line.verdict}{f'; {line.noise}' if line.noise else ''}"
+    texts = [str(line.row.number), line.change, line.interval, line.test, line.p, line.p_holm, verdict]
+    return [*texts, line.examples, line.examples_p] if with_examples else texts
 
 
 def _analysis(report: Report) -> list[str]:

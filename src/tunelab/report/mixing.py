@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunelab.report.formatting import joined, plural
+from tunelab.report.formatting import joined, level_text, plural
 from tunelab.report.grouping import Factor, Group
 from tunelab.report.reading import Run
 
 _PACKAGES = ("tunelab", "torch", "transformers", "peft")
+_MAX_NAME = 40  # characters
 UNKNOWN = "not recorded"
 PER_TOKEN = ("loss", "perplexity", "token_accuracy")  # means over supervised tokens
 
@@ -35,7 +36,7 @@ def base_of(run: Run) -> str:
     if not base:
         return UNKNOWN
     exact = base.get("commit") or base.get("revision")
-    return f"{base.get('path')} ({str(exact)[:8] if exact else _digest(base.get('sha256'))})"
+    return f"{level_text(base.get('path'))} ({str(exact)[:8] if exact else _digest(base.get('sha256'))})"
 
 
 def code_of(run: Run) -> str:
@@ -145,7 +146,12 @@ def _is_about(factor: Factor, prefix: str) -> bool:
 def _minority(groups: Sequence[Group], read: Callable[[Run], str]) -> str:
     runs = [run for group in groups for run in group.runs]
     usual, _ = Counter(map(read, runs)).most_common(1)[0]
-    return f" Unlike most: {joined([run.folder.name for run in runs if read(run) != usual])}."
+    return f" Unlike most: {joined([_short(run.folder.name) for run in runs if read(run) != usual])}."
+
+
+def _short(name: str) -> str:
+    """Of a long name the hash at its end, by which a run is found too."""
+    return name if len(name) <= _MAX_NAME else f"…_{name.rpartition('_')[2]}"
 
 
 def _digest(content: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tunelab.html import page_environment, script
-from tunelab.report import table
+from tunelab.report import differences, table
 from tunelab.report.assembling import Report, Row
 from tunelab.report.drawing import Drawn
 from tunelab.report.formatting import count_text, joined, level_text, p_text, seconds_text
@@ -49,6 +49,7 @@ def report_page(report: Report, folder: Path, figures: Mapping[str, Drawn]) -> s
         report=report,
         figures=figures,
         table=table,
+        differences=differences,
         origins={row.number: _origin(row.group.runs) for row in report.rows},
         differences_of={row.number: _settings(row, keys) for row in report.rows},
         measured={run.folder: _measured(report, run) for run in report.runs if run.is_finished},

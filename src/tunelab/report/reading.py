@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ UNREADABLE = "unreadable"
 _MAX_DEPTH = 4  # folders below a named one: outputs/runs/<name>/<run> is the deepest that is made
 _OWN_SECTIONS = ("defaults", "hydra")  # of config.yaml: how Hydra reads it again, no setting of the run
 _POWER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_EXACT = 2.0**53  # below it a float counts in steps of one or less
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the parser in C: 200 files in a second instead of ten
 
 Interval = tuple[float, float]
@@ -43,6 +45,7 @@ class Run:
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
     matching: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what its sweep set for an equal budget
+    is_base: bool = False  # its sweep changed one thing at a time of this run's configuration
 
     @property
     def is_finished(self) -> bool:
@@ -130,6 +133,7 @@ def read_run(folder: Path) -> Run:
             facts={name: value for name, value in summary.items() if name not in ("metrics", "intervals")},
             provenance=_json(folder / "provenance.json"),
             matching=matching,
+            is_base=_is_base(folder),
         )
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -145,8 +149,28 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = json.dumps(value) if isinstance(value, list) else value
+            flat[f"{prefix}{key}"] = _leaf(value)
     return flat
+
+
+def parse_value(text: str) -> Any:
+    """A value as it was typed, as `Run.config` has it."""
+    try:
+        return _leaf(yaml.load(text, _Loader))
+    except yaml.YAMLError:
+        return text
+
+
+def _leaf(value: Any) -> Any:
+    """However it was spelled: 16.0 is 16, a list its JSON text."""
+    whole = _whole(value)
+    return json.dumps(whole) if isinstance(whole, list) else whole
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value
 
 
 def read_lines(path: Path, having: str = "") -> Iterator[dict[str, Any]]:
@@ -167,8 +191,27 @@ def read_lines(path: Path, having: str = "") -> Iterator[dict[str, Any]]:
 def _matching(folder: Path) -> dict[str, Any]:
     """What matching.json of its sweep says of a run."""
     record = _json(folder.parent / "matching.json")
-    own = record.get("jobs", {}).get(folder.name.rpartition("_")[2])
+    own = record.get("jobs", {}).get(_id_of(folder))
     return {"match": record["match"], **own} if own else {}
+
+
+def _is_base(folder: Path) -> bool:
+    index = folder.parent / "sweep.json"
+    return index.is_file() and _id_of(folder) in _bases(index, index.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _bases(index: Path, _changed: int) -> frozenset[str]:
+    """The jobs that sweep.json names as its base; it is the same file for all runs of a sweep."""
+    try:
+        return frozenset(_json(index).get("base", ()))
+    except (OSError, ValueError, TypeError):
+        return frozenset()  # the runs can be read without
+
+
+def _id_of(folder: Path) -> str:
+    """The hash at the end of the name of a sweep's job."""
+    return folder.name.rpartition("_")[2]
 
 
 def _typed(overrides: Iterable[str], solved: Iterable[str]) -> dict[str, str]:

@@ -1,9 +1,11 @@
-"""The report for programs: results.csv, a row a run with everything, and report.json, the table with its runs."""
+"""The report for programs: results.csv, a row a run with everything, table.csv, a row a configuration, and report.json,
+the table with its runs.
+"""
 
 import csv
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 from tunelab.escaping import spreadsheet_text
 from tunelab.report.assembling import Report, Row
 from tunelab.report.budget import budget_of
+from tunelab.report.differences import verdict_of
 from tunelab.report.grouping import settings
+from tunelab.report.metrics import Metric
 from tunelab.report.mixing import base_of, code_of, data_of, versions_of
 from tunelab.report.reading import Run
 
@@ -24,8 +28,45 @@ def results_csv(report: Report, folder: Path) -> str:
     records = [_record(run, places.get(run.folder), folder) for run in report.runs]
     columns = dict.fromkeys(name for record in records for name in record)
     ordered = sorted(columns, key=lambda name: name.startswith("config."))  # stable: the configuration comes last
+    return _csv(records, ordered)
+
+
+def table_csv(report: Report) -> str:
+    """A row a configuration: its factors, its mean, deviation and interval by each metric, its change, its costs."""
+    records = [_table_row(report, row) for row in report.rows]
+    return _csv(records, list(dict.fromkeys(name for record in records for name in record)))
+
+
+def _table_row(report: Report, row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {"configuration": row.number, "label": row.group.label}
+    record |= {f"config.{name}": level for name, level in row.group.levels.items()}
+    for metric in report.metrics:
+        name, spread = metric.name, row.spreads.get(metric.name)
+        if spread is not None:
+            low, high = spread.interval or (None, None)
+            record |= {name: spread.mean, f"{name}/sd": spread.deviation, f"{name}/seeds": spread.count}
+            record |= {f"{name}/low": low, f"{name}/high": high}
+        change = _change(report, row, metric)
+        if change is not None:
+            low, high = change["interval"] or (None, None)
+            record |= {f"{name}/change": change["change"], f"{name}/change_low": low, f"{name}/change_high": high}
+            record |= {f"{name}/p": change["p_value"], f"{name}/p_holm": change["p_value_holm"]}
+            record |= {f"{name}/verdict": change["verdict"]}
+    return {**record, **asdict(row.budget)}
+
+
+def _change(report: Report, row: Row, metric: Metric) -> dict[str, Any] | None:
+    """The row less the reference; None where there is none."""
+    comparison = report.comparisons.get(metric.name)
+    if report.reference is None or comparison is None or row.number not in comparison.differences:
+        return None
+    adjusted, verdict = comparison.p_values_holm.get(row.number), verdict_of(report, metric, row.number)
+    return {**asdict(comparison.differences[row.number]), "p_value_holm": adjusted, "verdict": verdict.value}
+
+
+def _csv(records: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, ordered, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(_cells(record) for record in records)
     return text.getvalue()
@@ -60,6 +101,7 @@ def report_json(report: Report, folder: Path) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "title": report.title,
         "metrics": [{"name": each.name, "higher_is_better": each.better} for each in report.metrics],
+        "reference": report.reference,
         "factors": {factor.name: list(factor.levels) for factor in report.factors},
         "flags": [asdict(flag) for flag in report.flags],
         "configurations": [_configuration(report, row, folder) for row in report.rows],
@@ -75,5 +117,8 @@ def _configuration(report: Report, row: Row, folder: Path) -> dict[str, Any]:
         "values": {name: {str(seed): value for seed, value in seeds.items()} for name, seeds in row.seeds.items()},
         "spreads": {name: asdict(spread) for name, spread in row.spreads.items()},
         "clearly_best_by": best,
+        "against_reference": {
+            metric.name: change for metric in report.metrics if (change := _change(report, row, metric)) is not None
+        },
         "budget": asdict(row.budget),
     }

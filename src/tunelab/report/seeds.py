@@ -9,6 +9,7 @@ from tunelab.evaluation.statistics import CONFIDENCE, LEVEL, Interval, holm
 from tunelab.report.distributions import t_p_value, t_quantile
 
 Seeds = Mapping[int, float]  # seed → value
+Column = Mapping[int, Seeds]  # of a table: row → its seeds
 PAIRED, WELCH = "paired t", "Welch's t"
 PAIRED_SIGNS, PERMUTED = "exact sign flips", "exact permutation"  # where there is no spread to divide by
 _NO_SPREAD = 1e-12  # relative: what rounding leaves of equal numbers
@@ -16,7 +17,10 @@ _NO_SPREAD = 1e-12  # relative: what rounding leaves of equal numbers
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean over `count` seeds; standard deviation (n - 1) and 95 % t interval of the mean where there are two."""
+    """Mean over `count` seeds; standard deviation (n - 1) and 95 % t interval of the mean where there are two.
+
+    Equal values say nothing of the spread that others would have: they have no interval.
+    """
 
     mean: float
     count: int
@@ -36,19 +40,30 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """One column of a table: the best row, the others less the best, and whether the best is distinguishable.
+class Comparison:
+    """One column of a table: every other row less the row `to`. `p_values_holm`: adjusted over the rows."""
 
-    `p_values_holm`: of the differences, adjusted over the rows. `p_value`: the largest unadjusted one, which is the
-    test that the best differs from every other row (intersection-union; Berger 1982); `p_value_holm`: adjusted over
-    the columns of the table.
-    """
-
-    best: int
+    to: int
     differences: Mapping[int, Difference]
     p_values_holm: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One column of a table: the others compared with the best row, and whether the best is distinguishable.
+
+    `p_value`: the largest unadjusted one, which is the test that the best differs from every other row
+    (intersection-union; Berger 1982); `p_value_holm`: adjusted over the columns of the table.
+    """
+
+    others: Comparison
     p_value: float | None
     p_value_holm: float | None = None
+
+    @property
+    def best(self) -> int:
+        """The number of the best row."""
+        return self.others.to
 
     @property
     def is_clear(self) -> bool:
@@ -63,6 +78,8 @@ def spread_of(values: Seeds, is_fraction: bool = False) -> Spread:
     if len(numbers) < 2:
         return Spread(mean, len(numbers))
     deviation = stdev(numbers)
+    if deviation <= _NO_SPREAD * max(map(abs, numbers)):
+        return Spread(mean, len(numbers), deviation)
     low, high = _around(mean, deviation / math.sqrt(len(numbers)), len(numbers) - 1)
     if is_fraction and min(numbers) >= 0 and max(numbers) <= 1:
         low, high = max(0.0, low), min(1.0, high)
@@ -80,26 +97,32 @@ def difference(first: Seeds, second: Seeds) -> Difference:
     return _welch(list(first.values()), list(second.values()))
 
 
-def standings(columns: Sequence[Mapping[int, Seeds]], signs: Sequence[int]) -> list[Standing]:
-    """The standing in each column (row → its seeds), of which higher is better times its sign."""
+def compare(column: Column, to: int) -> Comparison:
+    """Every other row less the row `to`, with p-values after Holm's adjustment over the rows."""
+    differences = {row: difference(column[to], values) for row, values in column.items() if row != to}
+    p_values = {row: p for row, each in differences.items() if (p := each.p_value) is not None}
+    return Comparison(to, differences, dict(zip(p_values, holm(list(p_values.values())), strict=True)))
+
+
+def standings(columns: Sequence[Column], signs: Sequence[int]) -> list[Standing]:
+    """The standing in each column, of which higher is better times its sign."""
     found = [_standing(column, sign) for column, sign in zip(columns, signs, strict=True)]
     tested = [index for index, each in enumerate(found) if each.p_value is not None]
     adjusted = holm([p for each in found if (p := each.p_value) is not None])
     for index, p_value in zip(tested, adjusted, strict=True):
         each = found[index]
-        found[index] = Standing(each.best, each.differences, each.p_values_holm, each.p_value, p_value)
+        found[index] = Standing(each.others, each.p_value, p_value)
     return found
 
 
-def _standing(column: Mapping[int, Seeds], sign: int) -> Standing:
-    best = max(column, key=lambda row: sign * fmean(column[row].values()))
-    others = {row: difference(column[best], values) for row, values in column.items() if row != best}
-    p_values = {row: p for row, each in others.items() if (p := each.p_value) is not None}
-    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    wins = all(sign * each.change < 0 for each in others.values())  # on shared seeds it may be the other way
-    complete = len(others) > 0 and len(p_values) == len(others)
-    largest = (max(p_values.values()) if wins else 1.0) if complete else None
-    return Standing(best, others, adjusted, largest)
+def _standing(column: Column, sign: int) -> Standing:
+    others = compare(column, max(column, key=lambda row: sign * fmean(column[row].values())))
+    found = list(others.differences.values())
+    p_values = [p for each in found if (p := each.p_value) is not None]
+    wins = all(sign * each.change < 0 for each in found)  # on shared seeds it may be the other way
+    complete = len(found) > 0 and len(p_values) == len(found)
+    largest = (max(p_values) if wins else 1.0) if complete else None
+    return Standing(others, largest)
 
 
 def _paired(changes: Sequence[float]) -> Difference:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tunelab.evaluation.statistics import LEVEL
 from tunelab.report.assembling import Report, Row
-from tunelab.report.formatting import NOTHING, decimals_for, fixed, level_text, p_text
+from tunelab.report.formatting import NOTHING, decimals_for, fixed, level_text
 from tunelab.report.metrics import Metric
+from tunelab.report.reference import RECIPE, assigned
 
 BELOW_NOISE = "†"
 
@@ -24,22 +25,6 @@ class Cell:
     count: int = 0
     is_best: bool = False
     mark: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DifferenceLine:
-    """One configuration against the best of a metric; `examples`, `examples_p` by the other source of noise."""
-
-    row: Row
-    change: str
-    interval: str
-    test: str
-    p: str
-    p_holm: str
-    verdict: str
-    noise: str
-    examples: str
-    examples_p: str
 
 
 def cells(report: Report, row: Row) -> list[Cell]:
@@ -78,12 +63,12 @@ def span(bounds: Sequence[float], decimals: int, sign: str = "") -> str:
 
 
 def noise_of(report: Report, row: Row, metric: Metric) -> str | None:
-    """What to say where the row's difference from the best lies below the noise floor."""
-    standing, floor = report.standings.get(metric.name), report.floors.get(metric.name)
-    if standing is None or floor is None or row.number not in standing.differences:
+    """What to say where the row's difference from the reference, or the best, lies below the noise floor."""
+    comparison, floor = report.comparisons.get(metric.name), report.floors.get(metric.name)
+    if comparison is None or floor is None or row.number not in comparison.differences:
         return None
-    best = report.row(standing.best).spreads[metric.name]
-    return floor.mark(standing.differences[row.number].change, best.count, row.spreads[metric.name].count)
+    count = report.row(comparison.to).spreads[metric.name].count
+    return floor.mark(comparison.differences[row.number].change, count, row.spreads[metric.name].count)
 
 
 def claim(report: Report) -> str:
@@ -96,45 +81,25 @@ def claim(report: Report) -> str:
     return "clearly better than all others" if standing.is_clear else "not clearly better than all others"
 
 
-def differences(report: Report, metric: Metric) -> list[DifferenceLine]:
-    """Every other configuration against the best of a metric, the nearest first; nothing where none is compared."""
-    standing = report.standings.get(metric.name)
-    if standing is None:
-        return []
-    sign = metric.sign()
-    order = sorted(standing.differences, key=lambda number: -sign * standing.differences[number].change)
-    return [_difference(report, metric, number) for number in order]
-
-
-def _difference(report: Report, metric: Metric, number: int) -> DifferenceLine:
-    standing, row, scale = report.standings[metric.name], report.row(number), metric.scale
-    found, adjusted = standing.differences[number], standing.p_values_holm.get(number)
-    decimals = decimals_of(report, metric)
-    over = report.over_examples.get(number) if metric == report.example_metric else None
-    seeds = "pairs of seeds" if (found.test and "pair" in found.test) or found.test == "exact sign flips" else "seeds"
-    verdict = "not tested" if adjusted is None else "not distinguishable" if adjusted >= LEVEL else "worse"
-    return DifferenceLine(
-        row=row,
-        change=fixed(found.change * scale, decimals, "+"),
-        interval=span([bound * scale for bound in found.interval], decimals, "+") if found.interval else "",
-        test=f"{found.test}, {found.count} {seeds}" if found.test else "one seed: none",
-        p=p_text(found.p_value),
-        p_holm=p_text(adjusted),
-        verdict=verdict,
-        noise=noise_of(report, row, metric) or "",
-        examples=_over_examples(over.change * scale, over.interval, scale, decimals) if over else "",
-        examples_p=p_text(over.p_value) if over else "",
-    )
-
-
-def _over_examples(change: float, interval: Sequence[float] | None, scale: float, decimals: int) -> str:
-    bounds = f" {span([bound * scale for bound in interval], decimals, '+')}" if interval else ""
-    return f"{fixed(change, decimals, '+')}{bounds}"
+def factor_heads(report: Report) -> list[str]:
+    """Of the first columns: what each row changes, or the factors."""
+    return ["changed"] if report.changes_one_thing else [factor.name for factor in report.factors]
 
 
 def factor_texts(report: Report, row: Row) -> list[str]:
-    """The value of each factor."""
+    """What it changes, or the value of each factor."""
+    if report.changes_one_thing:
+        return [row.group.label]
     return [level_text(row.group.levels[factor.name]) for factor in report.factors]
+
+
+def recipe(report: Report) -> str:
+    """The reference in words: the row, its factors and their values; empty where there is none."""
+    if report.reference is None:
+        return ""
+    levels = report.row(report.reference).group.levels
+    texts = ", ".join(assigned(name, level) for name, level in levels.items()) or "all runs"
+    return f"{RECIPE if report.changes_one_thing else 'the reference'} (row {report.reference}): {texts}"
 
 
 def relative(folder: Path, start: Path) -> str:
@@ -142,21 +107,35 @@ def relative(folder: Path, start: Path) -> str:
     return urllib.parse.quote(os.path.relpath(folder, start).replace(os.sep, "/"))
 
 
-def reading_notes(report: Report, intervals: bool = True) -> list[str]:
-    """How a table, with `intervals` of the means or without, is to be read."""
+def reading_notes(report: Report, tested: str = "the verdict") -> list[str]:
+    """How a table is to be read; `tested` is how it shows what came of a test against the reference."""
     seeds = report.num_seeds
     notes = (
-        [f"mean ± standard deviation over seeds{'; [95 % t interval of the mean]' if intervals else ''}; n: seeds"]
+        ["mean ± standard deviation over seeds; [95 % t interval of the mean]; n: seeds"]
         if seeds > 1
         else ["one seed: the value and its 95 % interval over the test examples; no statistics over seeds"]
     )
+    if report.reference is not None:
+        notes.append(recipe(report))
+        if report.comparisons:
+            notes.append(_change_note(seeds, tested))
     if report.standings and seeds > 1:
         notes.append(
             "bold: distinguishable from every other row of its column (paired t test by seed, or Welch's; the largest "
             f"p, after Holm's adjustment over the columns, below {LEVEL})"
         )
     if any(noise_of(report, row, metric) for row in report.rows for metric in report.metrics):
-        notes.append(f"{BELOW_NOISE}: its difference from the best is below the noise floor")
+        of = "best" if report.reference is None else "reference"
+        notes.append(f"{BELOW_NOISE}: its difference from the {of} is below the noise floor")
     if report.budget_note:
         notes.append(report.budget_note)
     return notes
+
+
+def _change_note(seeds: int, tested: str) -> str:
+    if seeds == 1:
+        return "change: less the reference, not tested"
+    return (
+        f"change: less the reference, mean difference [95 % interval, not adjusted]; {tested}: distinguishable "
+        f"from it where p, after Holm's adjustment over the rows, is below {LEVEL}"
+    )

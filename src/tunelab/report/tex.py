@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from tunelab.escaping import printable
-from tunelab.report.assembling import Report
-from tunelab.report.formatting import count_text
+from tunelab.report.assembling import Report, Row
+from tunelab.report.differences import against_reference, shows_change
+from tunelab.report.formatting import NOTHING, count_text
 from tunelab.report.metrics import Metric
 from tunelab.report.mixing import Flag
-from tunelab.report.table import Cell, cells, factor_texts, reading_notes
+from tunelab.report.table import Cell, cells, factor_heads, factor_texts, reading_notes
 
+CLEAR = "*"  # behind a change that is distinguishable from none
 _LONG = 40  # rows from which the table may break over pages
 _SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -38,10 +40,10 @@ def table_tex(report: Report) -> str:
     """The file: a row a configuration; what must be known to read it stands below."""
     is_long = len(report.rows) > _LONG
     environment = "longtable" if is_long else "tabular"
-    factors, metrics = report.factors, report.metrics
-    columns = "l" * max(1, len(factors)) + "r" * len(metrics) + "rr"
-    names = [*(each.name for each in factors)] or ["configuration"]
-    heads = [*map(tex, names), *map(_head, metrics), "n", "\\shortstack[r]{trainable\\\\parameters}"]
+    names = factor_heads(report) or ["configuration"]
+    figures = [head for metric in report.metrics for head in _heads(report, metric)]
+    columns = "l" * len(names) + "r" * len(figures) + "rr"
+    heads = [*map(tex, names), *figures, "n", "\\shortstack[r]{trainable\\\\parameters}"]
     lines = [
         _HEAD.replace("PACKAGES", " and \\usepackage{longtable}" if is_long else "")
         + "\\par\\begingroup\\small\\setlength{\\tabcolsep}{5pt}\\parindent0pt",
@@ -53,7 +55,7 @@ def table_tex(report: Report) -> str:
         "\\bottomrule",
         f"\\end{{{environment}}}",
         "\\par\\medskip\\footnotesize",
-        *(f"{tex(note[0].upper() + note[1:])}.\\par" for note in reading_notes(report, intervals=False)),
+        *(f"{tex(note[0].upper() + note[1:])}.\\par" for note in reading_notes(report, tested=CLEAR)),
         *(f"{tex(flag.text)}\\par" for flag in _said(report.flags)),
         "\\endgroup",
         "\\tunelabend",
@@ -72,10 +74,11 @@ def _letter(character: str) -> str:
     return character if known else f"{{[}}U+{ord(character):04X}{{]}}"
 
 
-def _head(metric: Metric) -> str:
-    """The name above, its unit and which way is better below."""
+def _heads(report: Report, metric: Metric) -> list[str]:
+    """The name above, its unit and which way is better below; and that of the change against the reference."""
     below = " ".join(part for part in (metric.unit and f"({metric.unit})", metric.arrow) if part)
-    return f"\\shortstack[r]{{{tex(metric.plain)}\\\\{tex(below)}}}" if below else tex(metric.plain)
+    head = f"\\shortstack[r]{{{tex(metric.plain)}\\\\{tex(below)}}}" if below else tex(metric.plain)
+    return [head, "change"] if shows_change(report, metric) else [head]
 
 
 def _line(report: Report, index: int) -> str:
@@ -83,16 +86,35 @@ def _line(report: Report, index: int) -> str:
     texts = factor_texts(report, row) or ["all runs"]
     found = cells(report, row)
     count = str(max(each.count for each in found))
-    return " & ".join(
-        [*map(tex, texts), *map(_cell, found), count, tex(count_text(row.budget.trainable_parameters))]
-    ) + (" \\\\")
+    figures = [
+        text
+        for metric, cell in zip(report.metrics, found, strict=True)
+        for text in (_cell(cell), *_change(report, row, metric))
+    ]
+    return " & ".join([*map(tex, texts), *figures, count, tex(count_text(row.budget.trainable_parameters))]) + " \\\\"
 
 
 def _cell(cell: Cell) -> str:
     mean = f"\\textbf{{{tex(cell.mean)}}}" if cell.is_best else tex(cell.mean)
-    if cell.deviation:
-        return f"{mean} $\\pm$ {tex(cell.deviation)}{tex(cell.mark)}"
-    return mean + (f" {tex(cell.interval)}" if cell.interval else "") + tex(cell.mark)
+    deviation = f" $\\pm$ {tex(cell.deviation)}" if cell.deviation else ""
+    return _stacked(f"{mean}{deviation}{tex(cell.mark)}", cell.interval)
+
+
+def _change(report: Report, row: Row, metric: Metric) -> list[str]:
+    if not shows_change(report, metric):
+        return []
+    line = against_reference(report, row, metric)
+    if line is None:
+        return [tex(NOTHING)]
+    mark = f"\\rlap{{{CLEAR}}}" if line.verdict.is_clear else ""  # of no width, so that the figures stand in a column
+    return [_stacked(tex(line.change) + mark, line.interval)]
+
+
+def _stacked(figure: str, interval: str) -> str:
+    """A figure with its interval below; the row is aligned by the figure."""
+    if not interval:
+        return figure
+    return f"\\begin{{tabular}}[t]{{@{{}}r@{{}}}}{figure}\\\\[-2pt]\\scriptsize {tex(interval)}\\end{{tabular}}"
 
 
 def _said(flags: Sequence[Flag]) -> list[Flag]:

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tunelab.report.assembling import Report, Row
-from tunelab.report.drawing import SERIES, SOFT, panels, powers
+from tunelab.report.drawing import SOFT, panels, powers
+from tunelab.report.looks import looks
 
 COSTS = {
     "trainable_parameters": "trainable parameters",
@@ -68,12 +69,12 @@ def front_of(report: Report) -> dict[str, list[Row]]:
 def _draw(axes: Axes, report: Report, points: Sequence[Point]) -> None:
     unit = report.main.sign() * report.main.scale
     front = pareto_front(points)
-    axes.plot([point.cost for point in front], [point.quality * unit for point in front], color=SERIES[1],
+    axes.plot([point.cost for point in front], [point.quality * unit for point in front], color=SOFT,
               drawstyle="steps-post", linewidth=1.2, alpha=0.8)  # fmt: skip
-    on_front = {point.number for point in front}
+    look = looks(report)
     for point in points:
-        colour = SERIES[1] if point.number in on_front else SERIES[0]
-        axes.plot([point.cost], [point.quality * unit], "o", color=colour, markersize=5, markeredgewidth=0)
+        own = look[point.number]
+        axes.plot([point.cost], [point.quality * unit], own.marker, color=own.colour, markersize=5, markeredgewidth=0)
         if len(points) <= _MAX_NUMBERED:
             axes.annotate(str(point.number), (point.cost, point.quality * unit), (3, 3), textcoords="offset points",
                           fontsize=7.5, color=SOFT)  # fmt: skip

@@ -74,6 +74,12 @@ def is_of_all_jobs(key: str) -> bool:
     return key in ("name", "output_dir", "resume") or key.partition(".")[0] in OF_THE_SWEEP
 
 
+def base_jobs(jobs: Sequence[Job]) -> list[str]:
+    """The ids of the first job and of those that differ from it by the seed alone: the base of `one_at_a_time`."""
+    values = [{**job.axes, SEED: ""} for job in jobs]
+    return [job.id for job, own in zip(jobs, values, strict=True) if own == values[0]]
+
+
 def alone(config: RunConfig) -> RunConfig:
     """The configuration of a run that belongs to no sweep."""
     return replace(config, sweep=SweepConfig(), search=SearchConfig())
