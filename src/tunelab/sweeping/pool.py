@@ -239,9 +239,10 @@ def process_context(machine: Machine) -> ForkServerContext | SpawnContext:
 def last_sign(folder: Path) -> float:
     """When something was last written in a job's folder, in seconds of the clock."""
     times = [folder.stat().st_mtime]
-    for file in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
-            times.append(file.stat().st_mtime)
+    for parent, _, names in os.walk(folder):  # passes over what is renamed meanwhile, folders too
+        for name in (".", *names):
+            with contextlib.suppress(FileNotFoundError):
+                times.append(Path(parent, name).stat().st_mtime)
     return max(times)
 
 
