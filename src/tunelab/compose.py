@@ -162,7 +162,8 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected YAML, found a damaged file ({_in_one_line(error)}).") from error
     except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(f"{path}: {of_another_version(str(error.full_key))}") from error
+        known = (name for name, _ in _walk(RunConfig))
+        raise ConfigError(f"{path}: {of_another_version(str(error.full_key), known)}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {explain_hydra_error(error, RunConfig)}") from error
 

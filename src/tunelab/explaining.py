@@ -1,7 +1,7 @@
 """Says in one sentence of ours what Hydra and OmegaConf say of a command line in several of theirs."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tunelab.errors import ConfigError
 from tunelab.suggesting import did_you_mean
@@ -96,11 +96,12 @@ def _no_values(_: str, found: re.Match[str]) -> str:
     )
 
 
-def of_another_version(key: str) -> str:
-    """What to say of a key that a saved configuration has and this version does not."""
+def of_another_version(key: str, known: Iterable[str] = ()) -> str:
+    """What to say of a key that a saved configuration has and this version does not; it has those `known`."""
+    hint = did_you_mean(key, known)
     return (
-        f"{key}: there is no such key; take it out of the file, or, where another version of tunelab has saved it, go "
-        "back to that code (its commit is in provenance.json)."
+        f"{key}: there is no such key{f'{hint} If not,' if hint else ';'} take it out of the file, or, where another "
+        "version of tunelab has saved it, go back to that code (its commit is in provenance.json)."
     )
 
 

@@ -11,12 +11,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tunelab.config import Design, RunConfig, SweepConfig, mark_read
+from tunelab import multirun
+from tunelab.config import Design, RunConfig, SweepConfig
 from tunelab.errors import ConfigError
 from tunelab.multirun import compose_jobs, plan_jobs
-from tunelab.sweeping import running
 from tunelab.sweeping.designs import describe, lay_out
-from tunelab.sweeping.folder import SweepFolder
+from tunelab.sweeping.folder import Outcome, Status, SweepFolder
 from tunelab.sweeping.jobs import make_jobs
 
 sweep = sweeping_runs.sweep
@@ -192,19 +192,18 @@ def test_an_experiment_may_hold_the_axes_and_the_design(planned: Planned):
         planned("experiment=mine", experiment=AXES.replace("seed: 1,2", "optim.lrr: 1,2"))
 
 
-def test_the_jobs_of_the_base_are_written_down(planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    typed = planned("experiment=mine", experiment=AXES)
-    axes = ["peft", "peft.use_rslora", "seed"]
-    jobs, _ = make_jobs(planned.configs, typed, axes)
-    monkeypatch.setattr(running, "run_source", lambda *_, **__: {})
-    for design in (Design.grid, Design.one_at_a_time):
-        settings = SweepConfig(design=design)
-        mark_read(settings, "design", "zip", "only")
-        folder = SweepFolder(tmp_path / design.value)
-        running.run_jobs(jobs, folder, axes=axes, typed=[], settings=settings, in_process=True)
-        index = json.loads((folder.path / "sweep.json").read_text())
-        assert index.get("base") == (None if design is Design.grid else [jobs[0].id, jobs[1].id])
-    assert [job.axes["seed"] for job in jobs[:2]] == ["1", "2"]
+@pytest.mark.parametrize("design", list(Design), ids=lambda design: design.value)
+def test_the_jobs_of_the_base_are_written_down(sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, design: Design):
+    monkeypatch.setattr(multirun, "run_jobs", lambda jobs, *_: {job.id: Outcome(Status.finished) for job in jobs})
+    swept = ("peft=lora,none", "trainer.max_epochs=1,2", "seed=1,2")
+    assert sweep(f"sweep.design={design.value}", *swept).returncode == 0
+    [path] = (tmp_path / "outputs" / "sweeps").glob("*/sweep.json")
+    index = json.loads(path.read_text())
+    first = [
+        job["id"] for job in index["jobs"] if (job["axes"]["peft"], job["axes"]["trainer.max_epochs"]) == ("lora", "1")
+    ]
+    assert len(first) == 2
+    assert index.get("base") == (first if design is Design.one_at_a_time else None)
 
 
 def test_of_equal_jobs_one_is_run(planned: Planned):
