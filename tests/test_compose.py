@@ -174,7 +174,7 @@ def test_a_damaged_config_of_a_run_is_one_sentence(content: bytes, tmp_path: Pat
         (
             "defaults: [run_schema, _self_]\nmodel: {gone: 1}",
             (),
-            "gone: there is no such key; take it out of the file, or, where another version of tunelab has saved it",
+            "error: model.gone: there is no such key",
         ),
         (
             None,

@@ -26,7 +26,8 @@ def test_sets_by_name_and_by_file(typed: str, meant: list[str]):
 
 def test_a_row_by_keys_and_values_needs_no_quotes():
     assert spelled_out("reference=peft=lora,optim.lr=1e-4") == ['reference="peft=lora,optim.lr=1e-4"']
-    for plain in ("reference=null", "reference=outputs/runs/a_1b", 'reference="a=1"', "reference='a=1'"):
+    assert spelled_out("reference=1e-4") == ['reference="1e-4"']
+    for plain in ("reference=null", "reference=", 'reference="a=1"', "reference='a=1'"):
         assert spelled_out(plain) == [plain]
 
 

@@ -234,6 +234,9 @@ def explain_hydra_error(error: BaseException, schema: type[Section]) -> str:
     if key and type(error).__name__ in ("ConfigKeyError", "ConfigAttributeError"):
         return explain_unknown_key(key, [name for name, _ in _walk(schema)])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    full_key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), None)
+    if full_key and "ConfigKeyError raised while composing" in str(error):
+        return of_another_version(full_key, [name for name, _ in _walk(schema)])
     lines = [line for line in lines if not line.startswith(("full_key", "object_type", "reference_type"))]
     sentence = " ".join(lines).split(" Config search path:")[0]
     return explained(key, sentence)

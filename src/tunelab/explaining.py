@@ -105,13 +105,9 @@ def of_another_version(key: str, known: Iterable[str] = ()) -> str:
     )
 
 
-def _unknown(_: str, found: re.Match[str]) -> str:
-    return of_another_version(found[1])
-
-
 def _group(key: str, _: re.Match[str]) -> str | None:
     said = f"{key}: expected settings, found a choice: a saved configuration has no groups; set {key}.<setting>=<value>"
-    return f"{said}, or leave --config-path out." if key else None
+    return f"{said}, or leave --config-path out." if key and "." not in key else None
 
 
 def _no_configuration(_: str, found: re.Match[str]) -> str:
@@ -134,7 +130,6 @@ _KNOWN: tuple[tuple[str, Callable[[str, re.Match[str]], str | None]], ...] = (
     (r"field '.*' is not Optional", _nothing),
     (r"^Value (.*) of type '\w+' could not be converted to (Float|Integer|Boolean)", _kind),
     (r"^Invalid value assigned: (\w+) is not a ListConfig", _no_list),
-    (r"ConfigKeyError raised while composing config: Key '(.*?)' not in", _unknown),
     (r"^Cannot assign str to Dict", _group),
     (r"^Cannot find primary config '(.*?)'", _no_configuration),
     (r"^Primary config directory not found\. Check that the config directory '(.*?)'", _no_folder),

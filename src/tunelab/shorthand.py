@@ -22,7 +22,7 @@ def spelled_out(override: str) -> list[str]:
         ConfigError: no sets are named, or two by one name.
     """
     key, _, value = override.partition("=")
-    if key == REFERENCE and value[:1] not in ("'", '"') and re.search(r"[^\w./:+-]", value):
+    if key == REFERENCE and value not in ("", "null") and value[:1] not in ("'", '"'):  # `1e-4` is a row, no number
         return [f"{key}={_quoted(value)}"]
     if key.lstrip("+") != SETS:
         return [override]

@@ -17,7 +17,7 @@ from tunelab.errors import ConfigError
 from tunelab.multirun import compose_jobs, plan_jobs
 from tunelab.sweeping.designs import describe, lay_out
 from tunelab.sweeping.folder import Outcome, Status, SweepFolder
-from tunelab.sweeping.jobs import make_jobs
+from tunelab.sweeping.jobs import Job, make_jobs
 
 sweep = sweeping_runs.sweep
 SWEPT = {
@@ -204,6 +204,21 @@ def test_the_jobs_of_the_base_are_written_down(sweep, tmp_path: Path, monkeypatc
     ]
     assert len(first) == 2
     assert index.get("base") == (first if design is Design.one_at_a_time else None)
+
+
+def test_the_data_and_the_sets_measured_besides_are_keys_of_their_own(sweep, monkeypatch: pytest.MonkeyPatch):
+    found: list[Job] = []
+
+    def run_jobs(jobs, *_):
+        found.extend(jobs)
+        return {job.id: Outcome(Status.finished) for job in jobs}
+
+    monkeypatch.setattr(multirun, "run_jobs", run_jobs)
+    assert sweep("data=general,tickets", "evaluation.sets=[safety,general]", "seed=1", tiny=False).returncode == 0
+    assert [job.axes["data"] for job in found] == ["general", "tickets"]
+    for job in found:
+        assert job.axes["data"] in (job.config.data.path or "")
+        assert set(job.config.evaluation.sets) == {"safety", "general"}
 
 
 def test_of_equal_jobs_one_is_run(planned: Planned):

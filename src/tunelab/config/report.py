@@ -14,9 +14,7 @@ class ReportConfig(Section):
     to: str | None = None  # the folder of the report; null: report, in the one folder that holds the runs
     metrics: list[str] = field(default_factory=list[str])  # as in summary.json; the first decides; empty: the usual
     lower_is_better: list[str] = field(default_factory=list[str])  # of metrics that are not tunelab's own
-    reference: str | None = (
-        None  # row to compare all with: label, run or key=value,…; null: a sweep's base recipe, if any
-    )
+    reference: str | None = None  # the row to compare with: label, run or key=value,…; null: a sweep's base, if any
     noise: str | None = None  # a noise study (its folder, or noise.json); null: the one beside the runs
     figures: bool = True  # draw them: on the page, and as PNG and PDF
 

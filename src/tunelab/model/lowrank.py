@@ -58,15 +58,15 @@ def _plain_adapter(layer: Any) -> str | None:
 
 def _with_magnitudes(layer: Any, name: str, output: torch.Tensor) -> torch.Tensor:
     """DoRA (arXiv:2402.09353): each row of `W + scaling * B @ A` scaled to its magnitude; its norm is a constant."""
-    dora, bias = layer.lora_magnitude_vector[name], layer.base_layer.bias
+    dora, base = layer.lora_magnitude_vector[name], layer.get_base_layer()
     with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
         change = layer.lora_B[name].weight @ layer.lora_A[name].weight
-        weight = dequantize_module_weight(layer.base_layer).to(change.dtype)
+        weight = dequantize_module_weight(base).to(change.dtype)
         norms = dora.get_weight_norm(weight, change, layer.scaling[name])
     ratios = dora.weight / norms  # in float32: near 1 half types have but a few values
     scaled = output * ratios
-    if bias is not None:
-        scaled = scaled + bias * (1 - ratios)
+    if base.bias is not None:
+        scaled = scaled + base.bias * (1 - ratios)
     return scaled.to(output.dtype)
 
 

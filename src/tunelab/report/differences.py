@@ -78,7 +78,7 @@ def shows_change(report: Report, metric: Metric) -> bool:
 
 
 def summary(report: Report) -> str:
-    """`1 better, 2 worse, 3 not distinguishable of 6 others by test loss`; empty without a reference."""
+    """`of 6 others by test loss: 1 better, 2 worse, 3 not distinguishable`; empty without a reference."""
     if not shows_change(report, report.main):
         return ""
     numbers = report.comparisons[report.main.name].differences

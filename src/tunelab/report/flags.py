@@ -38,7 +38,7 @@ def without_base(asked: str | None, runs: Sequence[Run], groups: Sequence[Group]
     count = len(base_groups(groups))
     if asked is not None or count == 1 or not any(run.is_base for run in runs):
         return []
-    why = "has no figures" if count == 0 else f"is not one: there are {count}"
+    why = "has no figures" if count == 0 else f"is not clear, {count} rows are one"
     return [Flag(f"The base recipe {why}, so rows are compared with the best; reference=<row> names another.")]
 
 

@@ -10,10 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from tunelab.errors import ConfigError, DataError
-from tunelab.report.formatting import level_text
 from tunelab.report.grouping import group_runs
 from tunelab.report.metrics import choose_metrics, values_of
 from tunelab.report.reading import Run, find_runs, read_run
+from tunelab.report.reference import assigned
 
 RECORD = "report.json"
 
@@ -99,7 +99,7 @@ def _row(folder: Path, entry: Mapping[str, Any]) -> PublishedRow:
 
 
 def _label(levels: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={level_text(value)}" for name, value in levels.items()) or "all runs"
+    return " ".join(assigned(name, value) for name, value in levels.items()) or "all runs"
 
 
 def _require_as_printed(row: PublishedRow, printed: Mapping[str, Mapping[str, float]], folder: Path) -> None:

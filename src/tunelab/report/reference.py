@@ -104,7 +104,10 @@ def _value(group: Group, name: str, factors: Sequence[Factor]) -> tuple[Any] | N
     if any(factor.name == name for factor in factors):
         return (group.levels[name],)
     config = settings(group.runs[0])
-    return (config[name],) if name in config else None
+    if name in config:
+        return (config[name],)
+    typed = next((run.typed[name] for run in group.runs if name in run.typed), None)  # a group's choice
+    return None if typed is None else (parse_value(typed),)
 
 
 def _is(value: Any, text: str) -> bool:

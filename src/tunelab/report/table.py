@@ -137,5 +137,5 @@ def _change_note(seeds: int, tested: str) -> str:
         return "change: less the reference, not tested"
     return (
         f"change: less the reference, mean difference [95 % interval, not adjusted]; {tested}: distinguishable "
-        f"from it where p, after Holm's adjustment over the rows, is below {LEVEL}"
+        f"from it (p after Holm's adjustment over the rows below {LEVEL})"
     )

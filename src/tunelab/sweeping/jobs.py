@@ -111,8 +111,8 @@ def digest(content: Any) -> str:
 
 
 def key_of(override: str) -> str:
-    """The key that `override` sets."""
-    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+    """The key that `override` sets, with the place of a group's choice: `data@evaluation.sets.mine`."""
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _in_words(axes: Mapping[str, str]) -> str:

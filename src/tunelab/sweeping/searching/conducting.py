@@ -110,7 +110,7 @@ def _run(plan: Plan, rules: Rules, study: Study, jobs_of: Callable[[Asked], Mapp
         with SearchScreen(study, plan.objectives, workers, num_seeds, console_beside(limits)) as screen:
             run_source(Trials(study, plan.folder, rules, jobs_of, entered), plan.folder, limits, screen)
     except BaseException:
-        with contextlib.suppress(OSError):  # what has ended the search is what is said
+        with contextlib.suppress(OSError, TunelabError):  # what has ended the search is what is said
             _note(plan, study)
         raise
     _conclude(plan, study)

@@ -51,8 +51,9 @@ def require_judging(settings: SearchConfig, objective: Objective, configs: Seque
         return
     if not any(last):
         steps = configs[0].trainer.max_steps or 1
-        fewer = max(1, steps // 5 // (_every(configs[0], objective) // _every(configs[0])))
-        remedy = f"set trainer.val_every_steps={fewer}" if steps > 1 else "raise trainer.max_steps"
+        validations = _every(configs[0], objective) // _every(configs[0])  # from one that counts to the next
+        fewer = max(1, steps // 5 // validations)
+        remedy = f"set trainer.val_every_steps={fewer}" if steps > fewer * validations else "raise trainer.max_steps"
         raise ConfigError(
             f"trainer.val_every_steps: expected validations of {objective.name} before the end of a run, by which "
             f"search.pruner={settings.pruner.value} ends it, found the first at its end, step {steps}; {remedy}, or "
@@ -61,7 +62,7 @@ def require_judging(settings: SearchConfig, objective: Objective, configs: Seque
     key = "prune_after_steps" if settings.pruner is Pruner.median else "min_steps"
     raise ConfigError(
         f"search.{key}: expected a step that is validated before the end of a run, the last of which is at step "
-        f"{last[0]}, found {_first_asked(settings)}; lower it, or raise trainer.max_steps."
+        f"{max(step for step in last if step)}, found {_first_asked(settings)}; lower it, or raise trainer.max_steps."
     )
 
 

@@ -220,11 +220,11 @@ class Study:
         return self._study.get_trials(deepcopy=False)[number]
 
     def _record(self, trial: FrozenTrial) -> Record:
-        told = {parameter.key: parameter for parameter in self._space.parameters}
+        known = {parameter.key: parameter for parameter in self._space.parameters}
         return Record(
             number=trial.number,
             state=STATES[trial.state],
-            params={key: _text(told[key], value) for key, value in trial.params.items()},
+            params={key: _text(known[key], value) for key, value in trial.params.items()},
             values=tuple(trial.values) if trial.state is TrialState.COMPLETE and trial.values else None,
             seeds={int(seed): tuple(found) for seed, *found in trial.user_attrs.get(SEEDS, ())},
             jobs=tuple(trial.user_attrs.get(JOBS, ())),
