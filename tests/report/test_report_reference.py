@@ -135,6 +135,17 @@ def test_a_reference_is_named_in_several_ways(tmp_path, asked):
     assert [factor.name for factor in report.factors] == factor_heads(report) == list(BASE)
 
 
+@pytest.mark.parametrize("asked", ["peft=none", "optim.lr=1e-5", "data=mine,peft=none,optim.lr=0.00001"])
+def test_keys_that_move_together_and_what_all_runs_typed_name_a_reference(tmp_path, asked):
+    for peft, rate in (("lora", 1e-4), ("none", 1e-5)):
+        for seed in (1, 2):
+            typed = {"data": "mine", "peft": peft, "optim.lr": str(rate)}
+            write_small(tmp_path / f"{peft}_{seed}", seed, config={"optim.lr": rate}, typed=typed)
+    report = report_of(tmp_path, asked)
+    assert [factor.name for factor in report.factors] == ["peft & optim.lr"]
+    assert {run.typed["peft"] for run in report.row(report.reference or 0).group.runs} == {"none"}
+
+
 def test_a_list_names_a_reference(tmp_path):
     report = report_of(ablation(tmp_path, base=None), "peft.target_modules=[q,v],peft.r=16")
     assert report.row(report.reference or 0).group.levels["peft.target_modules"] == '["q", "v"]'
