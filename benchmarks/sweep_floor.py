@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/sweep_floor.py [--measured benchmarks/results/sweep.json] [--to …]
 
 Counts the matrix products of one job of each method besides the base model's, with torch's own counter, and takes the
-speed of one core at the products of `tiny` (seven minutes in all). A separate run then takes its start, the base model, and these products on
-all cores; a sweep has start and base once. What a job does besides products lowers the factor further.
+speed of one core at the products of `tiny`; seven minutes in all. A separate run then takes its start, the base model,
+and these products on all cores; a sweep has start and base once. What a job does besides lowers the factor further.
 """
 
 import argparse
